@@ -1,0 +1,1 @@
+"""Datasets in nnU-Net's raw format: reading, writing, labels, splits."""

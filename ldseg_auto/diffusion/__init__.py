@@ -1,0 +1,1 @@
+"""Noise schedules and samplers: pure functions that know nothing of images."""

@@ -1,0 +1,46 @@
+"""Noise schedules in continuous time: t = 0 is the clean latent, t = 1 pure noise.
+
+`zt = sqrt(alpha_bar(t)) z0 + sqrt(1 - alpha_bar(t)) eps`. Cosine: Nichol & Dhariwal 2021 without their offset, so that the
+terminal signal is exactly zero; linear: Ho et al. 2020 in the limit of many steps; quadratic: `sqrt(beta)` linear in t.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+BETA_FIRST, BETA_LAST = 0.1, 20.0  # Ho et al. 2020: 1e-4 and 0.02 per step, times 1000 steps
+
+
+def alpha_bar(t: torch.Tensor, schedule: str) -> torch.Tensor:
+    """Share of signal variance at time t.
+
+    Args:
+        t: any shape, in [0, 1].
+        schedule: `cosine`, `linear` or `quadratic`.
+
+    Raises:
+        ValueError: another schedule.
+    """
+    if schedule == "cosine":
+        return torch.cos(t * (math.pi / 2)).square()
+    if schedule == "linear":
+        return torch.exp(-(BETA_FIRST * t + (BETA_LAST - BETA_FIRST) * t.square() / 2))
+    if schedule == "quadratic":
+        first, rise = math.sqrt(BETA_FIRST), math.sqrt(BETA_LAST) - math.sqrt(BETA_FIRST)
+        return torch.exp(-(first**2 * t + first * rise * t.square() + rise**2 * t**3 / 3))
+    raise ValueError(f"schedule = {schedule!r}: expected cosine, linear or quadratic.")
+
+
+def signal_and_noise(t: torch.Tensor, schedule: str, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(sqrt(alpha_bar), sqrt(1 - alpha_bar))` of `t` (b,), shaped (b, 1, ...) to multiply `(b, k, *latent_spatial)`."""
+    share = alpha_bar(t.double(), schedule).float().view(-1, *([1] * (dimensions + 1)))
+    return share.sqrt(), (1 - share).clamp_min(0).sqrt()
+
+
+def trailing_times(steps: int) -> list[float]:
+    """`steps + 1` times from 1 down to 0, equally spaced: the first step starts at pure noise (Lin et al. 2024)."""
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: expected 1 or more.")
+    return [1 - i / steps for i in range(steps)] + [0.0]

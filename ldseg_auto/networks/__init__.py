@@ -1,0 +1,1 @@
+"""Image encoder, label encoder, denoiser, label decoder, and LDSeg that joins them."""

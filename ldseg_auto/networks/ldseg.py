@@ -1,0 +1,125 @@
+"""LDSeg: the four parts joined, and the one wrapper that owns the noise formulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ldseg_auto.diffusion.samplers import ddim, ddpm, keep
+from ldseg_auto.diffusion.schedule import signal_and_noise
+from ldseg_auto.networks.parts import Denoiser, ImageEncoder, LabelDecoder, LabelEncoder
+from ldseg_auto.networks.standardise import PerSample, Running, standardise_sample
+from ldseg_auto.planners.plans import Configuration
+
+PAPER_LAST_TIME = 0.999  # T = 1000 steps: the last one still holds a trace of signal
+PAPER_WIDTHS = (64, 128)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the image gives, computed once per patch: projections for the denoiser and for the decoder."""
+
+    denoiser: list[torch.Tensor]
+    decoder: list[torch.Tensor]
+
+    def keep(self, mask: torch.Tensor) -> Condition:
+        """Decoder features of the samples where `mask` (b,) is 0 are switched off."""
+        shaped = [f * mask.view(-1, *([1] * (f.ndim - 1))).to(f.dtype) for f in self.decoder]
+        return Condition(self.denoiser, shaped)
+
+
+class LDSeg(nn.Module):
+    """End-to-end latent diffusion for segmentation.
+
+    Args:
+        configuration: sizes, variant and schedule.
+        heads: logit channels (classes with background, or regions).
+    """
+
+    def __init__(self, configuration: Configuration, heads: int) -> None:
+        super().__init__()
+        network, latent, stage = configuration.network, configuration.latent, configuration.latent_stage
+        self.variant, self.dimensions = network.variant, configuration.dimensions
+        self.schedule, self.sampler = configuration.sampling.schedule, configuration.sampling.sampler
+        self.factor, self.channels, self.latent_stage, self.heads = latent.factor, latent.channels, stage, heads
+        paper = self.variant == "paper"
+        stages = stage + 1 if paper else len(network.strides)
+        self.image_encoder = ImageEncoder(configuration.channels, network, stages)
+        self.label_encoder = LabelEncoder(1 if paper else heads, latent.channels, network, stage)
+        self.standardise = PerSample() if paper else Running(latent.channels)
+        self.decoder = LabelDecoder(latent.channels, heads, network, stage, skips=not paper)
+        if paper:
+            self.embedding = _one(self.dimensions, network.features_per_stage[stage])
+            strides = ((1,) * self.dimensions, (2,) * self.dimensions)
+            self.denoiser = Denoiser(latent.channels, (1,), PAPER_WIDTHS, strides, attention=True)
+        else:
+            widths = network.features_per_stage[stage:]
+            self.denoiser = Denoiser(latent.channels, widths, widths, network.strides[stage:], attention=False)
+
+    def latent_shape(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """`(k, *latent_spatial)` for an image of `spatial` voxels, multiples of the factor."""
+        return (self.channels, *(s // f for s, f in zip(spatial, self.factor, strict=True)))
+
+    def condition(self, image: torch.Tensor) -> Condition:
+        """Runs the image encoder: `image` is `(b, c, *spatial)`."""
+        features = self.image_encoder(image)
+        if self.variant == "paper":
+            return Condition(self.denoiser.condition([self.embedding(features[-1])]), [])
+        stage = self.latent_stage
+        return Condition(self.denoiser.condition(features[stage:]), self.decoder.condition(features[: stage + 1]))
+
+    def encode_label(self, onehot: torch.Tensor) -> torch.Tensor:
+        """Clean latent z0 `(b, k, *latent_spatial)` of `onehot` `(b, heads, *spatial)`; the paper codes it as one integer channel."""
+        if self.variant == "paper":
+            index = torch.arange(self.heads, device=onehot.device, dtype=onehot.dtype).view(1, -1, *([1] * self.dimensions))
+            onehot = (onehot * index).sum(1, keepdim=True) / max(1, self.heads - 1)
+        return self.standardise(self.label_encoder(2 * onehot - 1).float())
+
+    def denoise(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The network's output at `zt`: z0_hat for auto and direct, eps_hat for the paper; `t` is (b,)."""
+        if self.variant == "direct":
+            zt, t = torch.zeros_like(zt), torch.ones_like(t)
+        return self.denoiser(zt, t, condition.denoiser).float()
+
+    def clean(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """z0_hat `(b, k, *latent_spatial)` by either formulation."""
+        if self.variant != "paper":
+            return self.denoise(zt, t, condition)
+        t = t.clamp_max(PAPER_LAST_TIME)
+        signal, noise = signal_and_noise(t, self.schedule, self.dimensions)
+        return (zt - noise * self.denoise(zt, t, condition)) / signal
+
+    def sample(self, noise: torch.Tensor, condition: Condition, steps: int, fresh: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+        """Draws z0_hat from `noise` `(b, k, *latent_spatial)` in `steps` evaluations; `fresh(i)` gives DDPM's noise of step i.
+
+        Raises:
+            ValueError: sampler ddpm without `fresh`.
+        """
+        steps = 1 if self.variant == "direct" else steps
+        adjust = standardise_sample if self.variant == "paper" else keep
+
+        def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.clean(z, t, condition)
+
+        if self.sampler == "ddim":
+            return ddim(predict, noise, steps, self.schedule, adjust)
+        if fresh is None:
+            raise ValueError("sampler = ddpm needs fresh noise for each step.")
+        return ddpm(predict, noise, steps, self.schedule, fresh, adjust)
+
+    def decode(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
+        """Logits `(b, heads, *spatial)`; without a condition the image is switched off."""
+        return self.decoder(z, condition.decoder if condition else ())
+
+    def predict(self, image: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
+        """Logits `(b, heads, *spatial)` of one posterior sample by DDIM."""
+        condition = self.condition(image)
+        return self.decode(self.sample(noise, condition, steps), condition).float()
+
+
+def _one(dimensions: int, inputs: int) -> nn.Module:
+    """1 x 1 convolution to the paper's one-channel image embedding."""
+    return (nn.Conv2d if dimensions == 2 else nn.Conv3d)(inputs, 1, 1)

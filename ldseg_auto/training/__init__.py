@@ -1,0 +1,1 @@
+"""Losses, augmentation, batches, the loop, checkpoints."""

@@ -1,0 +1,173 @@
+"""The training loop: iterations, epochs, checkpoints; it knows neither folders of data nor commands."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.errors import LdsegError
+from ldseg_auto.networks.ldseg import LDSeg
+from ldseg_auto.planners.plans import Configuration
+from ldseg_auto.progress import Progress
+from ldseg_auto.training import checkpoint
+from ldseg_auto.training.batches import Batches, loader
+from ldseg_auto.training.ema import EMA
+from ldseg_auto.training.log import write_log
+from ldseg_auto.training.objective import Objective
+from ldseg_auto.training.schedule import learning_rate
+from ldseg_auto.training.validation import Patches, mean_dice, patch_dice
+
+logger = logging.getLogger(__name__)
+EPOCHS_IN_BUDGET = 20  # a time budget is cut into at least so many epochs, so that its curve can be read
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside tensors."""
+
+    iteration: int = 0
+    epoch: int = 0
+    elapsed: float = 0.0  # seconds of training, over all sittings
+    best: float = -1.0  # highest pseudo-Dice
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When training ends: after `iterations`, or `seconds` where given, whichever comes first."""
+
+    iterations: int
+    seconds: float | None = None
+
+    def progress(self, state: State, since: float) -> float:
+        """0 to 1; `since` is the seconds of this sitting that `state.elapsed` does not hold yet."""
+        share = state.iteration / self.iterations
+        return share if self.seconds is None else max(share, (state.elapsed + since) / self.seconds)
+
+
+class Trainer:
+    """Trains one fold.
+
+    Args:
+        configuration, labels: what to train.
+        folder: fold_K, where checkpoints and the log go.
+        origin: plain values that name the data (stored in each checkpoint).
+    """
+
+    def __init__(self, configuration: Configuration, labels: LabelSpec, folder: Path, fabric: Fabric, seed: int, origin: dict[str, str]) -> None:
+        self.configuration, self.labels, self.folder, self.fabric, self.seed, self.origin = configuration, labels, folder, fabric, seed, origin
+        self.plan = configuration.training
+        torch.manual_seed(seed)
+        model = LDSeg(configuration, labels.num_heads)
+        self.objective = Objective(model, self.plan, labels.has_regions)
+        optimiser = torch.optim.AdamW(self.objective.parameters(), lr=self.plan.learning_rate, weight_decay=self.plan.weight_decay)
+        self.wrapped, self.optimiser = fabric.setup(self.objective, optimiser)
+        self.ema = EMA(model, self.plan.ema_decay)
+        self.table = torch.from_numpy(labels.table).to(fabric.device)
+        self.state = State()
+
+    @property
+    def model(self) -> LDSeg:
+        """The weights being trained."""
+        return self.objective.model
+
+    def fit(self, batches: Batches, patches: Patches, limits: Limits, progress: Progress) -> None:
+        """Trains until `limits`, from where the state is; writes latest, best and final checkpoints.
+
+        Raises:
+            LdsegError: the loss is not finite.
+        """
+        stream = iter(loader(batches, self.state.iteration, self.plan.workers, pin=self.fabric.device.type == "cuda"))
+        last = time.monotonic()
+        while limits.progress(self.state, 0) < 1:
+            losses, rate = self._epoch(stream, limits, progress)
+            now = time.monotonic()
+            self.state.elapsed, seconds, last = self.state.elapsed + now - last, now - last, now
+            self.state.epoch += 1
+            self._end_epoch(patches, losses, rate, seconds)
+            last_validation = time.monotonic()
+            self.state.elapsed, last = self.state.elapsed + last_validation - last, last_validation
+            self.save("latest")
+        self.save("final")
+
+    def _epoch(self, stream: Iterator, limits: Limits, progress: Progress) -> tuple[dict[str, float], float]:
+        """Iterates until the epoch is full or its share of the budget is spent; returns mean losses and the last rate."""
+        start, sums, count, rate = time.monotonic(), {}, 0, 0.0  # type: float, dict[str, torch.Tensor], int, float
+        share = limits.seconds / EPOCHS_IN_BUDGET if limits.seconds else math.inf
+        wanted = min(self.plan.iterations_per_epoch, limits.iterations - self.state.iteration)
+        for _ in progress(range(wanted), f"epoch {self.state.epoch}", total=wanted):
+            since = time.monotonic() - start
+            position = limits.progress(self.state, since)
+            if count and (since > share or position >= 1):
+                break
+            rate = learning_rate(position, self.plan.learning_rate, self.plan.schedule, self.plan.warmup)
+            for name, value in self._step(*next(stream), rate).items():
+                sums[name] = sums.get(name, 0) + value
+            count += 1
+        means = {name: float(value) / count for name, value in sums.items()}
+        if not all(math.isfinite(v) for v in means.values()):
+            raise LdsegError(f"the loss is not finite in epoch {self.state.epoch} ({means}); lower training.learning_rate with --set.")
+        return means, rate
+
+    def _step(self, image: torch.Tensor, label: torch.Tensor, rate: float) -> dict[str, torch.Tensor]:
+        """One optimiser step; its noise is a function of (seed, iteration)."""
+        torch.manual_seed(self.seed * 1_000_003 + self.state.iteration)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        image, label = self.fabric.to_device((image, label))
+        valid = torch.ones_like(label[:, None], dtype=torch.float32)
+        if self.labels.ignore_index is not None:
+            valid = (label != self.labels.ignore_index)[:, None].float()
+        self.objective.train()
+        losses = self.wrapped(image, self.table[label].movedim(-1, 1).contiguous(), valid)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(losses["loss"])
+        nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.gradient_clip)
+        self.optimiser.step()
+        self.ema.update(self.model)
+        self.state.iteration += 1
+        return {k: v.detach() for k, v in losses.items()}
+
+    def _end_epoch(self, patches: Patches, losses: dict[str, float], rate: float, seconds: float) -> None:
+        """Validates on the fixed patches, logs, keeps the best."""
+        dice = patch_dice(self.ema.model, patches, self.labels, 1, self.fabric.device)
+        mean = mean_dice(dice)
+        row: dict[str, Any] = {"epoch": self.state.epoch, "iteration": self.state.iteration, "seconds": round(seconds, 2), "learning_rate": rate}
+        row |= {"loss" if k == "loss" else f"loss_{k}": v for k, v in losses.items()} | {"dice_mean": mean}
+        row |= {f"dice_{n}": None if d != d else float(d) for n, d in zip(self.labels.foreground_names, dice, strict=True)}
+        self.state.rows.append(row)
+        write_log(self.folder, self.state.rows)
+        logger.info("epoch %d, iteration %d: loss %.4f, pseudo-Dice %.4f, %.1f s", self.state.epoch, self.state.iteration, losses["loss"], mean, seconds)
+        if mean > self.state.best:
+            self.state.best = mean
+            self.save("best")
+
+    def save(self, name: str) -> None:
+        """Writes checkpoint_NAME.pth atomically."""
+        content = {
+            **self.origin, "seed": self.seed, "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
+            "ema_updates": self.ema.updates, "optimiser": self.optimiser.state_dict(), "iteration": self.state.iteration,
+            "epoch": self.state.epoch, "elapsed": self.state.elapsed, "best": self.state.best, "rows": self.state.rows,
+        }  # fmt: skip
+        checkpoint.save(self.folder / f"checkpoint_{name}.pth", content)
+
+    def resume(self, path: Path) -> None:
+        """Continues from a checkpoint: weights, EMA, optimiser and position; random states follow from seed and iteration."""
+        content = checkpoint.load(path, self.fabric.device)
+        checkpoint.check_origin(content, self.origin["dataset_name"], self.origin["fingerprint_hash"], path)
+        self.model.load_state_dict(content["model"])
+        self.ema.model.load_state_dict(content["ema"])
+        self.ema.updates = content["ema_updates"]
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.seed = content["seed"]
+        self.state = State(**{k: content[k] for k in ("iteration", "epoch", "elapsed", "best", "rows")})

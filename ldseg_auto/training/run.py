@@ -1,0 +1,196 @@
+"""One fold from the preprocessed folder to the model folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+import ldseg_auto
+from ldseg_auto.data.dataset import Description
+from ldseg_auto.data.splits import fold_cases
+from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.files import read_json, write_json, write_text
+from ldseg_auto.inference.device import choose_device, training_precision
+from ldseg_auto.planners.overrides import override
+from ldseg_auto.planners.plans import Configuration, Plans
+from ldseg_auto.progress import Progress, silent
+from ldseg_auto.training.batches import Batches
+from ldseg_auto.training.loop import Limits, Trainer
+from ldseg_auto.training.validation import Patches, step_curve, validate_cases
+
+logger = logging.getLogger(__name__)
+EPOCHS_IN_SHORT_RUN = 20  # --iterations is cut into at least so many epochs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A preprocessed dataset, as training reads it."""
+
+    folder: Path
+    plans: Plans
+    name: str
+    description: Description
+    train: list[str]
+    validation: list[str]
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one to train."""
+        return self.plans.configurations[self.name]
+
+
+def train_fold(
+    preprocessed: Path, results: Path, fold: int | str, *, configuration: str | None = None, settings: Sequence[str] = (),
+    epochs: int | None = None, iterations: int | None = None, time_budget: float | None = None, resume: bool = False,
+    device: str = "auto", seed: int = 0, plans_name: str = "ldsegPlans", progress: Progress = silent,
+) -> Path:  # fmt: skip
+    """Trains, validates and leaves a complete model folder.
+
+    Args:
+        preprocessed: preprocessed/DatasetXXX_Name.
+        results: the results root.
+        fold: 0 ... or "all".
+        configuration: None takes the plans' default.
+        settings: `path=value` overrides; the plans saved with the model hold them.
+        epochs, iterations: length of training; `iterations` wins.
+        time_budget: seconds of training at most; the learning rate then anneals over it.
+        resume: continue from the latest checkpoint; an error when there is none.
+
+    Returns:
+        The fold's folder.
+
+    Raises:
+        InputError: not preprocessed, fold out of range, nothing to continue, or already trained.
+    """
+    chosen = choose_device(device)
+    prepared = prepare(preprocessed, fold, configuration, plans_name, _with_lengths(settings, epochs, iterations))
+    folder = results / preprocessed.name / f"{plans_name}__{prepared.name}" / f"fold_{fold}"
+    if not resume and (folder / "checkpoint_final.pth").exists():
+        raise InputError(f"{folder} holds a finished training. Move it away, or use --continue to redo its validation.")
+    if resume and not any((folder / f"checkpoint_{n}.pth").exists() for n in ("final", "latest")):
+        raise InputError(f"--continue: {folder} holds no checkpoint to continue from. Start without --continue.")
+    _write_record(folder, prepared, fold, seed, chosen)
+    trainer = _trainer(prepared, folder, chosen, seed)
+    plan = prepared.configuration.training
+    limits = Limits(iterations or plan.epochs * plan.iterations_per_epoch, time_budget)
+    patches = validation_patches(prepared)
+    if resume:
+        last = next(folder / f"checkpoint_{n}.pth" for n in ("final", "latest") if (folder / f"checkpoint_{n}.pth").exists())
+        trainer.resume(last)
+    trainer.fit(_batches(prepared, trainer.seed, limits.iterations), patches, limits, progress)
+    _final_validation(prepared, trainer, patches, seed, progress)
+    return folder
+
+
+def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plans_name: str, settings: Sequence[str]) -> Prepared:
+    """Reads plans, splits and dataset.json; applies the settings.
+
+    Raises:
+        InputError: something is missing (and the command that makes it), or not all cases of the fold are preprocessed.
+    """
+    path = preprocessed / f"{plans_name}.json"
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Run ldseg_plan_and_preprocess for this dataset first.")
+    plans = Plans.load(path)
+    changed = override(plans.configuration(configuration), settings)
+    name = configuration or plans.default_configuration
+    plans = replace(plans, configurations={**plans.configurations, name: changed})
+    content = json.loads((preprocessed / "splits_final.json").read_text(encoding="utf-8"))
+    split = fold_cases(content, fold)
+    train, validation = split["train"], split["val"]
+    missing = [c for c in (*train, *validation) if not (preprocessed / changed.data_identifier / f"{c}.json").exists()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} cases of fold {fold} are not preprocessed for {name} (first: {missing[0]}). Run ldseg_plan_and_preprocess -c {name}."
+        )
+    description = Description.from_dict(read_json(preprocessed / "dataset.json"), str(preprocessed / "dataset.json"))
+    return Prepared(preprocessed, plans, name, description, list(train), list(validation))
+
+
+def _with_lengths(settings: Sequence[str], epochs: int | None, iterations: int | None) -> list[str]:
+    """--epochs and --iterations as settings, so that the saved plans hold them."""
+    out = list(settings)
+    if iterations is not None:
+        if iterations < 1:
+            raise InputError(f"--iterations {iterations}: expected 1 or more.")
+        per_epoch = min(250, max(1, math.ceil(iterations / EPOCHS_IN_SHORT_RUN)))
+        out += [f"training.iterations_per_epoch={per_epoch}", f"training.epochs={math.ceil(iterations / per_epoch)}"]
+    elif epochs is not None:
+        out.append(f"training.epochs={epochs}")
+    return out
+
+
+def _trainer(prepared: Prepared, folder: Path, device: torch.device, seed: int) -> Trainer:
+    fabric = Fabric(accelerator=device.type, devices=1, precision=training_precision(device))  # type: ignore[arg-type]
+    origin = {"dataset_name": prepared.plans.dataset_name, "fingerprint_hash": prepared.plans.fingerprint_hash}
+    return Trainer(prepared.configuration, prepared.description.labels, folder, fabric, seed, origin)
+
+
+def _batches(prepared: Prepared, seed: int, length: int) -> Batches:
+    configuration = prepared.configuration
+    cases = prepared.folder / configuration.data_identifier
+    return Batches(cases, prepared.train, configuration, seed, length, configuration.training.augmentation)
+
+
+def validation_patches(prepared: Prepared) -> Patches:
+    """The fixed patches of the validation cases: the same for every training of this fold."""
+    configuration = prepared.configuration
+    cases = prepared.folder / configuration.data_identifier
+    batches = Batches(cases, prepared.validation, configuration, seed=1, length=configuration.training.validation_batches, augment=False)
+    return [batches[i] for i in range(len(batches))]
+
+
+def _write_record(folder: Path, prepared: Prepared, fold: int | str, seed: int, device: torch.device) -> None:
+    """plans.json, dataset.json and fingerprint beside the folds, and the fold's manifest; plans that differ are refused."""
+    model = folder.parent
+    path = model / "plans.json"
+    if path.exists() and list(model.glob("fold_*/checkpoint_*.pth")):
+        there = Plans.load(path)
+        if there.fingerprint_hash != prepared.plans.fingerprint_hash or _shape(there, prepared.name) != _shape(prepared.plans, prepared.name):
+            raise ModelError(f"{model} holds folds trained with other plans. Move it away, or use the same --set values.")
+    prepared.plans.save(path)
+    for source, target in (("dataset.json", "dataset.json"), ("dataset_fingerprint.json", "dataset_fingerprint.json")):
+        if (prepared.folder / source).exists():
+            write_text(model / target, (prepared.folder / source).read_text(encoding="utf-8"))
+    manifest = {
+        "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(device),
+        "precision": training_precision(device), "fold": str(fold), "seed": seed, "dataset": prepared.plans.dataset_name,
+        "fingerprint_hash": prepared.plans.fingerprint_hash, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "train": prepared.train, "validation": prepared.validation,
+    }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
+
+
+def _shape(plans: Plans, name: str) -> tuple[object, ...]:
+    """What must agree between the folds of one model folder."""
+    c = plans.configuration(name)
+    return (c.network, c.latent, c.patch_size, c.spacing, c.normalisation)
+
+
+def _final_validation(prepared: Prepared, trainer: Trainer, patches: Patches, seed: int, progress: Progress) -> None:
+    """steps.json from the fixed patches, then validation/summary.json from whole cases with the EMA weights."""
+    labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
+    planned = 1 if configuration.network.variant == "direct" else configuration.sampling.steps
+    curve = step_curve(trainer.ema.model, patches, labels, planned, device)
+    write_json(trainer.folder / "steps.json", curve)
+    summary = validate_cases(
+        trainer.ema.model, prepared.validation, prepared.folder, prepared.plans, configuration, labels, curve["chosen"], device, seed, progress
+    )
+    write_json(trainer.folder / "validation" / "summary.json", _without_nan(summary))
+    logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
+
+
+def _without_nan(content: object) -> object:
+    """Not-a-number and infinity become null."""
+    if isinstance(content, dict):
+        return {k: _without_nan(v) for k, v in content.items()}
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,1 @@
+"""The planner's rules: each a pure function of the fingerprint."""

@@ -1,0 +1,47 @@
+"""Packaging: `planners/` and `preprocessing/` stand at the top level and install inside the package."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+INSIDE = {"ldseg_auto.planners": "planners", "ldseg_auto.preprocessing": "preprocessing"}
+
+
+def packages() -> list[str]:
+    """All packages under their installed names."""
+    found = find_packages(include=["ldseg_auto", "ldseg_auto.*"])
+    for name, folder in INSIDE.items():
+        found += [name, *(f"{name}.{sub}" for sub in find_packages(folder))]
+    return found
+
+
+COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "make_demo")
+readme = Path(__file__).parent / "README.md"
+
+setup(
+    name="ldseg-auto",
+    version="0.1.0",
+    description="Self-configuring medical image segmentation by end-to-end latent diffusion",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=packages(),
+    package_dir=INSIDE,
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "SimpleITK>=2.3",
+        "batchgenerators>=0.25",
+        "dynamic-network-architectures>=0.3.1",
+        "acvl-utils>=0.2.3",
+        "scikit-image>=0.22",
+        "blosc2>=3.0",
+        "lightning-fabric>=2.4",
+        "matplotlib>=3.8",
+        "tqdm>=4.65",
+    ],
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"]},
+    entry_points={"console_scripts": [f"ldseg_{c} = ldseg_auto.cli.{c}:main" for c in COMMANDS]},
+)
