@@ -101,7 +101,7 @@ class Predictor:
         if image.shape[0] != wanted:
             raise InputError(f"case {case}: the image has {image.shape[0]} channels, the model was trained with {wanted}.")
         labels = self.description.labels
-        data, _, properties = preprocess_array(image, spacing, None, self.folder.plans, self.folder.configuration)
+        data, properties = preprocess_array(image, spacing, self.folder.plans, self.folder.configuration)
         scores = self.window.probabilities(self.models, data, case, self.seed, self.steps, self.samples, labels.has_regions)
         return scores_to_indices(scores - 0.5 if labels.has_regions else scores, properties, self.folder.plans, labels)
 

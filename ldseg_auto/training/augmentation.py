@@ -49,7 +49,6 @@ def build(patch: Sequence[int]) -> Transform:
 
 def _spatial(patch: tuple[int, ...]) -> list[Transform]:
     from batchgenerators.transforms.spatial_transforms import SpatialTransform
-    from batchgenerators.transforms.utility_transforms import Convert2DTo3DTransform, Convert3DTo2DTransform
 
     flat = in_slices(patch)
     limit = (-rotation_limit(patch), rotation_limit(patch))
@@ -61,7 +60,18 @@ def _spatial(patch: tuple[int, ...]) -> list[Transform]:
         border_mode_seg="constant", border_cval_seg=0, order_seg=1, random_crop=False,
         p_el_per_sample=0, p_rot_per_sample=0.2, p_scale_per_sample=0.2, independent_scale_for_each_axis=False,
     )  # fmt: skip
-    return [Convert3DTo2DTransform(), transform, Convert2DTo3DTransform()] if flat else [transform]
+    return [_within_slices(transform)] if flat else [transform]
+
+
+def _within_slices(transform: Transform) -> Transform:
+    """A 2D transform of all slices of a 3D batch alike: slices pass as channels, `(b, c, z, y, x)` as `(b, c z, y, x)`."""
+
+    def apply(**batch: np.ndarray) -> dict[str, np.ndarray]:
+        shapes = {key: array.shape for key, array in batch.items()}
+        out = transform(**{key: array.reshape(len(array), -1, *array.shape[3:]) for key, array in batch.items()})
+        return {key: array.reshape(*shapes[key][:3], *array.shape[2:]) for key, array in out.items()}
+
+    return apply
 
 
 def _intensity() -> list[Transform]:

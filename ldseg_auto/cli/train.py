@@ -1,0 +1,79 @@
+"""ldseg_train: trains one fold of a preprocessed dataset."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ldseg_auto.cli import common
+
+EPILOG = """examples:
+  ldseg_train 4 0                             fold 0 of dataset 4, as planned
+  ldseg_train 4 all --time-budget 2h          all cases, at most two hours
+  ldseg_train 4 0 -c 2d --epochs 50           another configuration, shorter
+  ldseg_train 4 0 --set training.learning_rate=0.0003 --set batch_size=4
+  ldseg_train 4 0 --continue                  go on after an interruption
+
+--set changes any value of the plans' configuration for this training; the plans saved with the model hold the change.
+exit code: 0 done, 1 failed, 2 bad input, 130 interrupted"""
+
+
+def build() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = common.parser(
+        "ldseg_train",
+        "Train one fold of a dataset that ldseg_plan_and_preprocess has prepared, and validate it on the cases that the fold leaves out.",
+        EPILOG,
+    )
+    parser.add_argument("dataset", type=common.dataset_id, metavar="DATASET", help="its number, for instance 4 for Dataset004_Hippocampus")
+    parser.add_argument("fold", type=common.fold, metavar="FOLD", help="0 to 4: the fifth of the cases to validate on; all: train on all")
+    parser.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres or 3d_lowres (default: the plans' choice)")
+    parser.add_argument("--plans-name", default="ldsegPlans", metavar="NAME", help="plans file to use, without .json (default: ldsegPlans)")
+    length = parser.add_argument_group("length of training", "Default: the number of epochs in the plans.")
+    exclusive = length.add_mutually_exclusive_group()
+    exclusive.add_argument("--epochs", type=common.positive_int, metavar="N", help="train for N epochs")
+    exclusive.add_argument("--iterations", type=common.positive_int, metavar="N", help="train for N iterations (batches)")
+    budget = "train for at most this long, for instance 90s, 20m or 1.5h; the final validation comes on top"
+    length.add_argument("--time-budget", type=common.duration, metavar="TIME", help=budget)
+    length.add_argument("--continue", dest="resume", action="store_true", help="continue from the last checkpoint")
+    change = "change a value of the plans for this training; may be repeated"
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help=change)
+    parser.add_argument("--device", choices=common.DEVICES, default="auto", help="where to compute (default: auto, a GPU if there is one)")
+    parser.add_argument("--seed", type=common.natural_int, default=0, metavar="N", help="of weights and patches (default: 0)")
+    common.add_roots(parser, "preprocessed", "results")
+    return parser
+
+
+def work(args: argparse.Namespace) -> None:
+    """Trains and prints where the model is and its validation Dice."""
+    from ldseg_auto.files import read_json
+    from ldseg_auto.training.run import train_fold
+
+    preprocessed = common.find_folder(args, "preprocessed", args.dataset)
+    folder = train_fold(
+        preprocessed, common.root(args, "results"), args.fold, configuration=args.configuration, settings=args.settings, epochs=args.epochs,
+        iterations=args.iterations, time_budget=args.time_budget, resume=args.resume, device=args.device, seed=args.seed,
+        plans_name=args.plans_name, progress=common.progress_bar(args),
+    )  # fmt: skip
+    common.say(args, f"Model: {folder}")
+    common.say(args, _validation(read_json(folder / "validation" / "summary.json")))
+
+
+def _validation(summary: dict[str, Any]) -> str:
+    """One line: the mean Dice and each class's."""
+    classes = ", ".join(f"{name} {_figure(dice)}" for name, dice in summary["per_class"].items())
+    return f"Validation Dice: {_figure(summary['mean'])} ({classes}; {len(summary['cases'])} cases)"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(common.run(build(), work))
+
+
+if __name__ == "__main__":
+    main()

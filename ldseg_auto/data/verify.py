@@ -1,0 +1,79 @@
+"""`--verify`: every case read and checked before anything is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+
+import numpy as np
+
+from ldseg_auto.data.cases import Case
+from ldseg_auto.data.dataset import RawDataset
+from ldseg_auto.data.description import Description
+from ldseg_auto.data.image_io import Image
+from ldseg_auto.data.training_case import load_training_case
+from ldseg_auto.errors import DatasetError
+from ldseg_auto.progress import Progress, silent
+
+
+def verify_case(case: Case, description: Description) -> None:
+    """Checks all that can be checked in one case.
+
+    Raises:
+        DatasetError: what `load_training_case` refuses, or a constant channel; the message names the case.
+    """
+    image, _ = load_training_case(case, description)
+    check_constant(case, image, description)
+
+
+def verify_dataset(dataset: RawDataset, workers: int = 1, progress: Progress = silent) -> list[str]:
+    """All problems of a dataset, one sentence each, in the order of the cases; empty when there are none.
+
+    Besides `verify_case` for each case: a class (region) that is in no readable case's labels.
+
+    Args:
+        workers: processes; 1 reads in this one.
+    """
+    if workers == 1:
+        found = [_inspect(case, dataset.description) for case in progress(dataset.cases, "verifying", total=len(dataset.cases))]
+    else:
+        with ProcessPoolExecutor(workers) as executor:
+            found = _inspect_all(executor, dataset, progress)
+    problems = [problem for problem, _ in found if problem]
+    return problems + _absent_classes([heads for _, heads in found], dataset.description)
+
+
+def _inspect_all(executor: Executor, dataset: RawDataset, progress: Progress) -> list[tuple[str, tuple[bool, ...]]]:
+    results = executor.map(_inspect, dataset.cases, [dataset.description] * len(dataset.cases))
+    return list(progress(results, "verifying", total=len(dataset.cases)))
+
+
+def _inspect(case: Case, description: Description) -> tuple[str, tuple[bool, ...]]:
+    """The problem of a case, or "", and for each head whether it is there; no heads where the labels could not be read."""
+    heads: tuple[bool, ...] = ()
+    try:
+        image, labels = load_training_case(case, description)
+        present = np.unique(np.concatenate([np.unique(label) for label in labels]))
+        heads = tuple(bool(h) for h in description.labels.table[present].any(axis=0))
+        check_constant(case, image, description)
+    except DatasetError as cause:
+        return str(cause), heads
+    return "", heads
+
+
+def check_constant(case: Case, image: Image, description: Description) -> None:
+    """Raises DatasetError for a constant channel: it carries no information, and is most often an export gone wrong."""
+    for name, channel in zip(description.channel_names, image.array, strict=True):
+        if channel.min() == channel.max():
+            shown = f"constant ({channel.flat[0]:g} everywhere)"
+            raise DatasetError(f"case {case.identifier}: channel {name} is {shown}; check the file, or leave the case out.")
+
+
+def _absent_classes(heads: Sequence[tuple[bool, ...]], description: Description) -> list[str]:
+    readable = [h for h in heads if h]
+    names, skip = description.labels.foreground_names, 0 if description.labels.has_regions else 1
+    if not readable:
+        return []
+    absent = [n for i, n in enumerate(names) if not any(h[i + skip] for h in readable)]
+    rule = "remove it from labels in dataset.json or add cases that show it"
+    return [f"class {n} is in none of the {len(readable)} cases read; {rule}." for n in absent]

@@ -1,0 +1,133 @@
+"""Measures a dataset's fingerprint, case by case in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import find_objects
+from scipy.ndimage import label as connected
+
+from ldseg_auto.data.dataset import Case, Description, RawDataset
+from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.data.training_case import load_training_case
+from ldseg_auto.data.verify import check_constant
+from ldseg_auto.errors import DatasetError, LdsegError
+from ldseg_auto.files import hash_file
+from ldseg_auto.parallel import Outcome, run_all
+from ldseg_auto.planners.fingerprint import CaseFingerprint, Fingerprint, class_statistics, intensity_statistics
+from ldseg_auto.preprocessing.crop import nonzero_box
+from ldseg_auto.progress import Progress, silent
+
+SAMPLES = 100_000_000  # foreground voxels in all, as nnU-Net
+SAMPLES_PER_CASE = 50_000
+SHOWN = 10  # failing cases named in an error
+
+
+@dataclass(frozen=True)
+class CaseAnalysis:
+    """One case measured: its part of the fingerprint, and foreground intensities (channels, n)."""
+
+    fingerprint: CaseFingerprint
+    intensities: np.ndarray
+
+
+def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress = silent) -> Fingerprint:
+    """Reads every training case once.
+
+    Raises:
+        DatasetError: cases that cannot be used, all of them named with the cause; or no case has any foreground.
+        LdsegError: a worker died.
+    """
+    samples = max(1, min(SAMPLES_PER_CASE, SAMPLES // len(dataset.cases)))
+    analyse = partial(analyse_case, description=dataset.description, samples=samples)
+    outcomes = run_all(pool, analyse, dataset.cases, "fingerprint", progress)
+    raise_failures(outcomes, dataset.name)
+    done = [o.value for o in outcomes if o.value is not None]
+    cases = tuple(a.fingerprint for a in done)
+    names = dataset.description.labels.foreground_names
+    intensities = np.concatenate([a.intensities for a in done], axis=1)
+    if not intensities.shape[1]:
+        raise DatasetError(f"{dataset.name}: no label holds any foreground. Check the values in the label files against dataset.json.")
+    classes = class_statistics(cases, names)
+    absent = [name for name, found in classes.items() if found.prevalence == 0]
+    if absent:
+        raise DatasetError(
+            f"{dataset.name}: class {', '.join(absent)} is in none of the {len(cases)} cases. Remove it from labels in dataset.json, or add cases."
+        )
+    relative = float(np.median([prod(c.shape_after_crop) / prod(c.shape) for c in cases]))
+    channels = {str(i): intensity_statistics(channel) for i, channel in enumerate(intensities)}
+    return Fingerprint(
+        dataset.name, dataset.description.channel_names, names, dataset.description.file_ending, cases,
+         relative, channels, class_statistics(cases, names),
+    )  # fmt: skip
+
+
+def raise_failures(outcomes: Sequence[Outcome[Case, Any]], name: str) -> None:
+    """Raises one error that names every failing case; a DatasetError where all are the data's fault."""
+    failed = [(o.item.identifier, o.error) for o in outcomes if o.error is not None]
+    if not failed:
+        return
+    lines = [f"{identifier}: {error}" if identifier not in str(error) else str(error) for identifier, error in failed[:SHOWN]]
+    more = f"\n  and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+    kind = DatasetError if all(isinstance(e, DatasetError) for _, e in failed) else LdsegError
+    first = next((e for _, e in failed if not isinstance(e, DatasetError)), failed[0][1])
+    raise kind(f"{name}: {len(failed)} of {len(outcomes)} cases cannot be used:\n  " + "\n  ".join(lines) + more) from first
+
+
+def analyse_case(case: Case, description: Description, samples: int) -> CaseAnalysis:
+    """Measures one case.
+
+    Args:
+        samples: foreground voxels drawn with replacement, so that every case weighs the same (none where there is no foreground).
+
+    Raises:
+        DatasetError: the case cannot be used.
+    """
+    image, labels = load_training_case(case, description)
+    check_constant(case, image, description)
+    foreground = np.any([(label > 0) & (label != (description.labels.ignore_index or -1)) for label in labels], axis=0)
+    values = image.array[:, foreground]
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(case.identifier.encode()).digest()[:8], "little"))
+    drawn = values[:, rng.integers(values.shape[1], size=samples)] if values.shape[1] else values
+    box = nonzero_box(image.array)
+    flat = image.geometry.dimension == 2
+    size = prod(image.spacing) / (max(image.spacing) if flat else 1000)  # mm2 or ml; the distance of a lone slice means nothing
+    volumes, components = measure_classes(labels, description.labels)
+    fingerprint = CaseFingerprint(
+        case.identifier, image.array.shape[1:], tuple(high - low for low, high in box), tuple(float(s) for s in image.spacing),
+        image.geometry.orientation, hash_case(case), {n: v * size for n, v in volumes.items()}, components,
+    )  # fmt: skip
+    return CaseAnalysis(fingerprint, np.ascontiguousarray(drawn, dtype=np.float32))
+
+
+def hash_case(case: Case) -> str:
+    """SHA-256 over the bytes of all files of a case."""
+    return hashlib.sha256("".join(hash_file(p) for p in (*case.images, *case.labels)).encode()).hexdigest()
+
+
+def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict[str, float], dict[str, float]]:
+    """Voxels and connected components of each foreground class or region, mean over raters; `labels` are index maps (z, y, x)."""
+    voxels = dict.fromkeys(spec.foreground_names, 0.0)
+    components = dict.fromkeys(spec.foreground_names, 0.0)
+    first = spec.num_heads - len(spec.foreground_names)
+    for label in labels:
+        boxes = find_objects(label)
+        for head, name in enumerate(spec.foreground_names, start=first):
+            indices = np.flatnonzero(spec.table[:, head])
+            found = [b for i in indices if 0 < i <= len(boxes) and (b := boxes[i - 1]) is not None]
+            if not found:
+                continue
+            around = tuple(slice(min(b[a].start for b in found), max(b[a].stop for b in found)) for a in range(3))
+            mask = np.isin(label[around], indices)
+            voxels[name] += float(mask.sum()) / len(labels)
+            components[name] += connected(mask)[1] / len(labels)
+    return voxels, components
+
+

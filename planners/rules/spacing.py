@@ -1,0 +1,63 @@
+"""Target spacing and order of axes (nnU-Net v2's rules, nnunet.md 1.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ANISOTROPY = 3.0  # an axis is coarse when its spacing is so many times the larger of the others
+COARSE_PERCENTILE = 10  # of that axis's spacings over the cases
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Target spacing and median shape over the cases, both in canonical axis order (z, y, x)."""
+
+    spacing: tuple[float, float, float]  # mm
+    median_shape: tuple[float, float, float]  # voxels at that spacing
+    reason: str
+
+
+def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> Grid:
+    """Median spacing per axis; a coarse axis with few slices takes the 10th percentile of its spacings instead.
+
+    Coarse: spacing > 3 x the larger of the other two, and 3 x its voxel count < the smaller of theirs. The percentile is never
+    finer than the other axes.
+
+    Args:
+        spacings: per case, mm, (z, y, x).
+        shapes: per case after cropping, voxels, (z, y, x).
+    """
+    given = np.asarray(spacings, dtype=float)
+    median = np.median(given, axis=0)
+    target = median.copy()
+    sizes = np.median(np.asarray(shapes, dtype=float), axis=0)
+    worst = int(np.argmax(median))
+    others = [i for i in range(3) if i != worst]
+    reason = f"median over {len(given)} cases"
+    if median[worst] > ANISOTROPY * median[others].max() and sizes[worst] * ANISOTROPY < sizes[others].min():
+        percentile = float(np.percentile(given[:, worst], COARSE_PERCENTILE))
+        floor = float(median[others].max()) + 1e-5
+        target[worst] = max(percentile, floor)
+        reason += f"; axis {'zyx'[worst]} is coarse ({median[worst]:.3g} mm, {sizes[worst]:.0f} slices): {COARSE_PERCENTILE}th percentile"
+    resampled = np.asarray(shapes, dtype=float) * given / target
+    return Grid(_three(target), _three(np.median(np.round(resampled), axis=0)), reason)
+
+
+def transposition(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[tuple[int, int, int], str]:
+    """Permutation of (z, y, x) that puts the coarsest axis first; an axis of a single slice comes before all.
+
+    Returns:
+        The permutation and its reason.
+    """
+    single = [i for i in range(3) if median_shape[i] <= 1]
+    first = single[0] if single else int(np.argmax(np.asarray(spacing)))
+    order = (first, *(i for i in range(3) if i != first))
+    why = "one slice" if single else f"coarsest, {spacing[first]:.3g} mm"
+    return (order[0], order[1], order[2]), f"axis {'zyx'[first]} first ({why})"
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    return (float(values[0]), float(values[1]), float(values[2]))

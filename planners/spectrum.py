@@ -1,0 +1,147 @@
+"""Measures, on a sample of cases, what the latent rules need: block codes and their spectra for every candidate factor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ldseg_auto.data.dataset import Case, Description
+from ldseg_auto.data.image_io import read_label
+from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.parallel import run_all
+from ldseg_auto.planners.block_code import Blocks, Code, ceilings, cut, fit, joined, thinned
+from ldseg_auto.planners.extract import raise_failures
+from ldseg_auto.planners.fingerprint import Fingerprint, LatentCandidate
+from ldseg_auto.planners.rules.latent import CHANNELS
+from ldseg_auto.preprocessing.resample import nearest, new_shape
+from ldseg_auto.progress import Progress, silent
+
+MAX_CASES = 64
+BLOCKS_PER_CASE = 400  # mixed blocks kept of a case, per factor
+BINS_PER_DECADE = 10
+
+
+@dataclass(frozen=True)
+class LabelGrid:
+    """The grid on which a configuration sees labels."""
+
+    key: str  # names it in the fingerprint
+    transpose: tuple[int, int, int]
+    spacing: tuple[float, ...]  # mm, transposed; two numbers for 2d (the first axis is then left as it is)
+    patch: tuple[int, ...]
+    factors: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class CaseLabels:
+    """One case on the grid: blocks per factor, and one patch of labels `(z, y, x)`."""
+
+    blocks: dict[tuple[int, ...], Blocks]
+    patch: np.ndarray
+
+
+def sample_cases(cases: Sequence[Case], fingerprint: Fingerprint) -> list[Case]:
+    """At most 64 cases: up to 8 of each class, evenly spread, then others evenly; the same for any order of `cases`."""
+    by_name = {c.identifier: c for c in cases}
+    names = sorted(by_name)
+    volumes = {c.identifier: c.volumes for c in fingerprint.cases}
+    chosen: dict[str, None] = {}
+    for name in sorted(fingerprint.class_names, key=lambda n: fingerprint.classes[n].prevalence):
+        having = [n for n in names if volumes[n][name] > 0]
+        chosen.update(dict.fromkeys(_spread(having, 8)))
+    chosen.update(dict.fromkeys(_spread(names, MAX_CASES)))
+    return [by_name[n] for n in list(chosen)[:MAX_CASES]]
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    return [names[round(i)] for i in np.linspace(0, len(names) - 1, min(count, len(names)))] if names else []
+
+
+def measure_latent(
+    cases: Sequence[Case], description: Description, grid: LabelGrid, pool: Executor, progress: Progress = silent
+) -> tuple[LatentCandidate, ...]:
+    """Block codes on half of the cases, their ceilings on the other half (on all, where a class is absent from one half).
+
+    Args:
+        cases: a sample; see sample_cases.
+
+    Raises:
+        DatasetError: cases that cannot be read.
+    """
+    outcomes = run_all(pool, partial(case_labels, description=description, grid=grid), cases, f"label blocks, {grid.key}", progress)
+    raise_failures(outcomes, "label blocks")
+    done = [o.value for o in outcomes if o.value is not None]
+    return tuple(_candidate(done, factor, grid, description.labels) for factor in grid.factors)
+
+
+def case_labels(case: Case, description: Description, grid: LabelGrid) -> CaseLabels:
+    """Labels of one case (its first rater) on the grid, cut into blocks of every factor."""
+    read = read_label(case.labels[0])
+    label, spacing = description.labels.encode(read.array), read.spacing
+    label = np.where(label == (description.labels.ignore_index or 0), 0, label).transpose(grid.transpose)
+    spacing = [spacing[a] for a in grid.transpose]
+    target = (*spacing[: 3 - len(grid.spacing)], *grid.spacing)
+    label = nearest(label, new_shape(label.shape, spacing, target), None)
+    rng = np.random.default_rng(0)
+    classes = len(description.labels.values)
+    blocks = {f: cut(label, (1,) * (3 - len(f)) + f, classes, BLOCKS_PER_CASE, rng) for f in grid.factors}
+    return CaseLabels(blocks, _patch(label, (1,) * (3 - len(grid.patch)) + grid.patch))
+
+
+def _patch(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The patch around the middle of the foreground, background beyond the image."""
+    where = [np.flatnonzero((label > 0).any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    out = np.zeros(tuple(size), label.dtype)
+    source, target = [], []
+    for found, n, s in zip(where, label.shape, size, strict=True):
+        middle = int(found[len(found) // 2]) if len(found) else n // 2
+        start = min(max(middle - s // 2, 0), max(n - s, 0))
+        stop = min(start + s, n)
+        source.append(slice(start, stop))
+        target.append(slice(0, stop - start))
+    out[tuple(target)] = label[tuple(source)]
+    return out
+
+
+def _candidate(cases: Sequence[CaseLabels], factor: tuple[int, ...], grid: LabelGrid, labels: LabelSpec) -> LatentCandidate:
+    rng = np.random.default_rng(0)
+    names, table = labels.foreground_names, labels.table[: len(labels.values), labels.num_heads - len(labels.foreground_names) :]
+    fitted, held = (thinned(joined([c.blocks[factor] for c in half]), rng) for half in (cases[::2], cases[1::2] or cases))
+    code = fit(fitted, len(labels.values), max(CHANNELS))
+    dice = ceilings(code, held, table, CHANNELS)
+    if any(np.isnan(d).any() for d in dice.values()) or _absent(fitted, table):
+        both = thinned(joined([c.blocks[factor] for c in cases]), rng)
+        code = fit(both, len(labels.values), max(CHANNELS))
+        dice = ceilings(code, both, table, CHANNELS)
+    curves = {str(k): {n: round(float(v), 5) for n, v in zip(names, d, strict=True) if not np.isnan(v)} for k, d in dice.items()}
+    return LatentCandidate(factor, curves, _modes(cases, code, (1,) * (3 - len(factor)) + factor))
+
+
+def _absent(blocks: Blocks, table: np.ndarray) -> bool:
+    """Whether a head occurs in no block."""
+    rows, _ = blocks.rows()
+    return bool((table[np.unique(rows)].sum(0) == 0).any())
+
+
+def _modes(cases: Sequence[CaseLabels], code: Code, factor: tuple[int, ...]) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Spectrum of the code of one patch per case, each channel scaled to unit variance, as pairs (variance, variance held)."""
+    maps = []
+    for case in cases:
+        grid = [n // f for n, f in zip(case.patch.shape, factor, strict=True)]
+        blocks = case.patch.reshape(grid[0], factor[0], grid[1], factor[1], grid[2], factor[2]).transpose(0, 2, 4, 1, 3, 5)
+        maps.append(code.encode(blocks.reshape(-1, int(np.prod(factor)))).T.reshape(-1, *grid))
+    z = np.stack(maps)
+    z = (z - z.mean((0, 2, 3, 4), keepdims=True)) / np.maximum(z.std((0, 2, 3, 4), keepdims=True), 1e-6)
+    power = (np.abs(np.fft.fftn(z, axes=(2, 3, 4), norm="ortho")) ** 2).mean(0)
+    return {str(k): _histogram(power[:k].reshape(-1)) for k in CHANNELS}
+
+
+def _histogram(variance: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """Modes gathered in bins of a tenth of a decade: (mean variance, sum of variance)."""
+    variance = variance[variance > 1e-6]
+    bins = np.floor(np.log10(variance) * BINS_PER_DECADE)
+    return tuple((float(f"{variance[bins == b].mean():.4g}"), float(f"{variance[bins == b].sum():.4g}")) for b in np.unique(bins))

@@ -1,0 +1,93 @@
+"""One case from canonical arrays to the network's grid, and scores back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.errors import DatasetError
+from ldseg_auto.planners.plans import Configuration, Plans
+from ldseg_auto.preprocessing.crop import nonzero_box, nonzero_mask, slices
+from ldseg_auto.preprocessing.normalise import normalise
+from ldseg_auto.preprocessing.resample import coarse_axis, new_shape, resample_image, resample_label, resample_score
+from ldseg_auto.preprocessing.store import Properties
+
+LOCATIONS = 10_000  # voxels kept per class, or 1% of them where that is more
+LOCATIONS_SHARE = 0.01
+
+
+def target_spacing(spacing: Sequence[float], configuration: Configuration) -> tuple[float, ...]:
+    """Transposed spacing (mm) after resampling: a 2D configuration leaves the first axis as it is."""
+    return (*spacing[: 3 - configuration.dimensions], *configuration.spacing)
+
+
+def preprocess_array(image: np.ndarray, spacing: Sequence[float], plans: Plans, configuration: Configuration) -> tuple[np.ndarray, Properties]:
+    """Transposes, crops to non-zero, normalises and resamples an image.
+
+    Args:
+        image: `(c, z, y, x)` float32, canonical.
+        spacing: (z, y, x), mm.
+
+    Returns:
+        Image `(c, z, y, x)` float32 on the network's grid, and what was done (without class_locations).
+
+    Raises:
+        DatasetError: the image has another number of channels than the plans.
+    """
+    if len(image) != configuration.channels:
+        raise DatasetError(f"the image has {len(image)} channels, the plans of {plans.dataset_name} have {configuration.channels}.")
+    shape, moved = image.shape[1:], [spacing[a] for a in plans.transpose_forward]
+    image = _transposed(image, plans)
+    box = nonzero_box(image)
+    image = image[(slice(None), *slices(box))]
+    mask = nonzero_mask(image) if any(configuration.use_mask_for_norm) else None
+    image = normalise(image, mask, configuration, plans.foreground_intensities)
+    target = target_spacing(moved, configuration)
+    resampled = new_shape(image.shape[1:], moved, target)
+    separate = coarse_axis(moved, target, configuration.resampling.separate_axis_threshold)
+    properties = Properties(tuple(map(float, spacing)), tuple(shape), box, image.shape[1:], resampled, -1 if separate is None else separate)
+    return resample_image(image, resampled, separate, configuration.resampling), properties
+
+
+def preprocess_labels(labels: np.ndarray, properties: Properties, plans: Plans, configuration: Configuration) -> np.ndarray:
+    """Labels `(raters, z, y, x)` indices, canonical, onto the grid of the preprocessed image that `properties` belong to."""
+    cropped = _transposed(labels, plans)[(slice(None), *slices(properties.box))]
+    separate = None if properties.separate_axis < 0 else properties.separate_axis
+    return np.stack([resample_label(x, properties.preprocessed_shape, separate, configuration.resampling) for x in cropped])
+
+
+def _transposed(array: np.ndarray, plans: Plans) -> np.ndarray:
+    return array.transpose(0, *(a + 1 for a in plans.transpose_forward))
+
+
+def class_locations(labels: np.ndarray, spec: LabelSpec, identifier: str) -> dict[int, np.ndarray]:
+    """Sampled voxels (n, 3) of each foreground index in any rater's labels `(raters, z, y, x)`; a function of the case alone."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little"))
+    found = {}
+    for index in range(1, len(spec.values)):
+        voxels = np.argwhere((labels == index).any(0))
+        limit = max(LOCATIONS, round(LOCATIONS_SHARE * len(voxels)))
+        if len(voxels) > limit:
+            voxels = voxels[np.sort(rng.choice(len(voxels), limit, replace=False))]
+        if len(voxels):
+            found[index] = voxels.astype(np.int32)
+    return found
+
+
+def scores_to_indices(scores: np.ndarray, properties: Properties, plans: Plans, labels: LabelSpec) -> np.ndarray:
+    """Scores on the preprocessed grid to a label map on the canonical grid, head by head: two volumes are held at a time.
+
+    Args:
+        scores: `(heads, z, y, x)` float32; the highest class wins, a region is present where its score is above 0.
+
+    Returns:
+        Indices (z, y, x) int16; background outside the crop.
+    """
+    separate = None if properties.separate_axis < 0 else properties.separate_axis
+    heads = (resample_score(head, properties.cropped_shape, separate) for head in scores)
+    out = np.zeros([properties.shape[a] for a in plans.transpose_forward], np.int16)
+    out[slices(properties.box)] = labels.assign(heads)
+    return np.ascontiguousarray(out.transpose(plans.transpose_backward))

@@ -1,0 +1,129 @@
+"""Preprocesses a dataset, case by case in parallel; finished cases are kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldseg_auto.data.dataset import Case, Description, RawDataset
+from ldseg_auto.data.training_case import load_training_case
+from ldseg_auto.errors import InputError
+from ldseg_auto.files import hash_json
+from ldseg_auto.parallel import Outcome, run_all
+from ldseg_auto.planners.plans import Configuration, Plans
+from ldseg_auto.planners.serialise import to_dict
+from ldseg_auto.preprocessing.case import class_locations, preprocess_array, preprocess_labels
+from ldseg_auto.preprocessing.store import load_properties, save_case, save_reference
+from ldseg_auto.progress import Progress, silent
+
+FORMAT = 1  # of the stored cases; raise it when their meaning changes
+REFERENCES = "gt_segmentations"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case for all configurations."""
+
+    case: Case
+    description: Description
+    plans: Plans
+    folders: Mapping[str, str]  # folder of the preprocessed cases -> a configuration that it belongs to
+    target: Path  # preprocessed/DatasetXXX_Name
+    input_hash: str
+
+    @property
+    def identifier(self) -> str:
+        """The case's."""
+        return self.case.identifier
+
+
+def settings_hash(plans: Plans, configuration: Configuration, description: Description) -> str:
+    """Names everything beside the input that decides the preprocessed voxels."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "transpose": list(plans.transpose_forward),
+        "spacing": list(configuration.spacing),
+        "normalisation": list(configuration.normalisation),
+        "use_mask": list(configuration.use_mask_for_norm),
+        "resampling": to_dict(configuration.resampling),
+        "intensities": to_dict(plans.foreground_intensities) if "ct" in configuration.normalisation else None,
+        "labels": [*description.labels.values, description.labels.ignore_value],
+    }
+    return hash_json(content)
+
+
+def folders_of(plans: Plans, configurations: Sequence[str]) -> dict[str, str]:
+    """Folder -> the first of the configurations that uses it."""
+    out: dict[str, str] = {}
+    for name in configurations:
+        out.setdefault(plans.configuration(name).data_identifier, name)
+    return out
+
+
+def preprocess_dataset(
+    dataset: RawDataset, plans: Plans, configurations: Sequence[str], target: Path, hashes: Mapping[str, str], pool: Executor,
+    progress: Progress = silent,
+) -> list[Outcome[Job, int]]:  # fmt: skip
+    """Preprocesses every case for the named configurations.
+
+    Args:
+        target: preprocessed/DatasetXXX_Name.
+        hashes: case -> hash of its input files (see planners.extract.hash_case).
+
+    Returns:
+        Per case the number of folders written (0: all were finished already), or its error; one case failing stops no other.
+
+    Raises:
+        LdsegError: a worker died.
+    """
+    folders = folders_of(plans, configurations)
+    jobs = [Job(c, dataset.description, plans, folders, target, hashes[c.identifier]) for c in dataset.cases]
+    return run_all(pool, preprocess_case, jobs, "preprocessing", progress)
+
+
+def preprocess_case(job: Job) -> int:
+    """Reads one case and writes it for each folder that lacks it; returns how many were written.
+
+    Raises:
+        DatasetError: the case cannot be used.
+        OSError: the disk is full.
+    """
+    wanted = {folder: job.plans.configuration(name) for folder, name in job.folders.items()}
+    hashes = {folder: settings_hash(job.plans, c, job.description) for folder, c in wanted.items()}
+    todo = [f for f in wanted if not is_finished(job.target / f, job.identifier, job.input_hash, hashes[f])]
+    reference = job.target / REFERENCES
+    if not todo and (reference / f"{job.identifier}.json").exists():
+        return 0
+    image, labels = load_training_case(job.case, job.description)
+    stacked = np.stack(labels)
+    save_reference(reference, job.identifier, stacked, image.spacing)
+    for folder in todo:
+        data, properties = preprocess_array(image.array, image.spacing, job.plans, wanted[folder])
+        indices = preprocess_labels(stacked, properties, job.plans, wanted[folder])
+        locations = class_locations(indices, job.description.labels, job.identifier)
+        known = replace(properties, input_hash=job.input_hash, settings_hash=hashes[folder], class_locations=locations)
+        save_case(job.target / folder, job.identifier, data, indices, known)
+    return len(todo)
+
+
+def is_finished(folder: Path, identifier: str, input_hash: str, settings: str) -> bool:
+    """Whether the stored case was made from these inputs with these settings; a damaged record counts as unfinished."""
+    if not (folder / f"{identifier}.json").exists():
+        return False
+    try:
+        there = load_properties(folder, identifier)
+    except InputError:
+        return False
+    return (there.input_hash, there.settings_hash) == (input_hash, settings)
+
+
+def clean(target: Path, folders: Sequence[str]) -> None:
+    """Removes the named folders of preprocessed cases, and the references."""
+    for folder in (*folders, REFERENCES):
+        shutil.rmtree(target / folder, ignore_errors=True)
