@@ -25,6 +25,7 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=packages(),
     package_dir=INSIDE,
@@ -40,8 +41,10 @@ setup(
         "blosc2>=3.0",
         "lightning-fabric>=2.4",
         "matplotlib>=3.8",
+        "pillow>=10.0",
         "tqdm>=4.65",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13"]},
+    # setuptools: the packaging test builds without network; before 70.1 that needs the package "wheel" besides.
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "setuptools>=70.1"]},
     entry_points={"console_scripts": [f"ldseg_{c} = ldseg_auto.cli.{c}:main" for c in COMMANDS]},
 )

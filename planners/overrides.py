@@ -21,13 +21,14 @@ def override(configuration: Configuration, settings: Iterable[str]) -> Configura
     seen: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals:
+        path = path.strip()
+        if not equals or not path:
             raise PlansError(f"--set {setting}: expected path=value, for instance training.epochs=50.")
         value = _parse(text)
         if path in seen and seen[path] != value:
             raise PlansError(f"--set {path} is given twice, as {seen[path]!r} and as {value!r}: keep one.")
         seen[path] = value
-        _assign(content, path.strip(), value)
+        _assign(content, path, value)
     return from_dict(Configuration, content, "--set")
 
 

@@ -19,6 +19,7 @@ from ldseg_auto.planners.serialise import from_dict, require, to_dict
 VERSION = 1
 NORMALISATIONS = ("ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none")
 VARIANTS = ("auto", "paper", "direct")
+PRECISIONS = ("auto", "float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Network:
         require(len(self.kernel_sizes) == stages, "kernel_sizes", self.kernel_sizes, f"one entry for each of {stages} stages")
         require(all(s == 1 for s in self.strides[0]), "strides", self.strides, "the first stage has stride 1")
         require(all(s in (1, 2) for st in self.strides for s in st), "strides", self.strides, "each 1 or 2")
+        require(all(2 in st for st in self.strides[1:]), "strides", self.strides, "a 2 in every stage after the first")
         require(all(k % 2 == 1 and k > 0 for ks in self.kernel_sizes for k in ks), "kernel_sizes", self.kernel_sizes, "odd")
         require(self.blocks_per_stage >= 1, "blocks_per_stage", self.blocks_per_stage, "at least 1")
 
@@ -133,6 +135,7 @@ class Training:
     validation_batches: int = 8  # fixed patches per epoch = batches x batch size
     augmentation: bool = True
     workers: int = 2  # augmentation processes
+    precision: str = "auto"  # auto | float32 | bf16 (autocast); auto takes what is fast on the device
 
     def __post_init__(self) -> None:
         for name in ("epochs", "iterations_per_epoch", "validation_batches"):
@@ -146,6 +149,7 @@ class Training:
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
         require(self.schedule in ("poly", "cosine"), "schedule", self.schedule, "poly or cosine")
+        require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
 
 
 @dataclass(frozen=True)
@@ -190,10 +194,13 @@ class Configuration:
         require(all(x in NORMALISATIONS for x in self.normalisation), "normalisation", self.normalisation, f"each of {NORMALISATIONS}")
         require(len(self.use_mask_for_norm) == len(self.normalisation), "use_mask_for_norm", self.use_mask_for_norm, "one per channel")
         require(all(len(s) == n for s in self.network.strides), "network.strides", self.network.strides, f"{n} numbers per stage")
-        require(all(len(k) == n for k in self.network.kernel_sizes), "network.kernel_sizes", self.network.kernel_sizes, f"{n} numbers per stage")
+        require(
+            all(len(k) == n for k in self.network.kernel_sizes), "network.kernel_sizes", self.network.kernel_sizes, f"{n} numbers per stage"
+        )
         total = self.network.cumulative_strides[-1]
         divisible = all(p > 0 and p % t == 0 for p, t in zip(self.patch_size, total, strict=True))
         require(divisible, "patch_size", self.patch_size, f"positive multiples of the total stride {total}")
+        require(prod(p // t for p, t in zip(self.patch_size, total, strict=True)) > 1, "patch_size", self.patch_size, f"more than {total}")
         allowed = self.network.cumulative_strides[1:]
         require(self.latent.factor in allowed, "latent.factor", self.latent.factor, f"one of the network's cumulative strides {allowed}")
 
@@ -234,7 +241,9 @@ class Plans:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        require(self.version == VERSION, "version", self.version, f"{VERSION}; plan the dataset again with ldseg_plan_and_preprocess --clean")
+        require(
+            self.version == VERSION, "version", self.version, f"{VERSION}; plan the dataset again with ldseg_plan_and_preprocess --clean"
+        )
         require(sorted(self.transpose_forward) == [0, 1, 2], "transpose_forward", self.transpose_forward, "a permutation of 0, 1, 2")
         require(len(self.configurations) > 0, "configurations", {}, "at least one")
         names = tuple(self.configurations)
@@ -256,7 +265,9 @@ class Plans:
         """
         name = name or self.default_configuration
         if name not in self.configurations:
-            raise PlansError(f"configuration '{name}' is not in the plans of {self.dataset_name}; there are {', '.join(self.configurations)}.")
+            raise PlansError(
+                f"configuration '{name}' is not in the plans of {self.dataset_name}; there are {', '.join(self.configurations)}."
+            )
         return self.configurations[name]
 
     def to_dict(self) -> dict[str, Any]:

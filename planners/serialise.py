@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def from_dict(cls: type[T], content: Any, source: str, path: str = "") -> T:
     for key in content:
         if key not in known:
             raise PlansError(f"{source}: unknown key '{_join(path, str(key))}'. Known here: {', '.join(known)}.")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     values = {}
     for name, spec in known.items():
         if name in content:
@@ -93,8 +94,10 @@ def _convert(hint: Any, value: Any, source: str, path: str) -> Any:
         return None if value is None else _convert(args[0], value, source, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool) or value != value:
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise PlansError(f"{source}: {path} = {value!r} should be of type {hint.__name__}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PlansError(f"{source}: {path} = {value!r} should be a finite number.")
     return value
 
 

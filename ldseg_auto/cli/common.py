@@ -9,6 +9,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -39,9 +40,8 @@ def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
         description: what it does, in a sentence or two.
         epilog: examples and exit codes, shown as written.
     """
-    out = argparse.ArgumentParser(
-        prog=prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    text, shape = textwrap.fill(description, 100), argparse.RawDescriptionHelpFormatter
+    out = argparse.ArgumentParser(prog=prog, description=text, epilog=epilog, allow_abbrev=False, formatter_class=shape)
     group = out.add_argument_group("messages")
     level = group.add_mutually_exclusive_group()
     level.add_argument("--quiet", action="store_true", help="show errors only: no progress bar, no messages")
@@ -53,7 +53,7 @@ def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
 
 def add_roots(to: argparse.ArgumentParser, *which: str) -> None:
     """Adds `--raw`, `--preprocessed`, `--results`, those named in `which`."""
-    group = to.add_argument_group("folders", "Where no flag is given, the environment variable counts; without either, ./ldseg_data.")
+    group = to.add_argument_group("folders", "Without a flag the environment variable is used; without either, ./ldseg_data.")
     for name in which:
         default = f"default: $ldseg_{name}, else ./ldseg_data/{name}"
         group.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"{ROOTS[name]} ({default})")

@@ -21,7 +21,7 @@ EPILOG = """examples:
 For each case and class: Dice, IoU, HD95 (95th percentile of surface distances), NSD (share of the surface
 within the tolerance) and volumes.
 A class that both masks lack has no score there and counts in no mean.
-exit code: 0 done, 1 failed, 2 bad input"""
+exit code: 0 done, 1 failed, 2 bad input, 130 interrupted"""
 
 
 def build() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: PREDICTION/summary.json; a .csv is written beside it")
     parser.add_argument("--tolerance", type=common.positive_float, default=1.0, metavar="MM", help="of NSD, in mm (default: 1)")
     parser.add_argument("--allow-missing", action="store_true", help="leave out cases without a prediction instead of refusing")
-    parser.add_argument("-np", "--processes", type=common.positive_int, default=2, metavar="N", help="worker processes (default: 2)")
+    parser.add_argument("-np", "--workers", type=common.positive_int, default=2, metavar="N", help="worker processes (default: 2)")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also draw up to four cases, from the worst to the best")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of the images (CASE_0000.EXT), for --picture")
     common.add_roots(parser, "raw", "preprocessed")
@@ -55,7 +55,7 @@ def work(args: argparse.Namespace) -> None:
     description = _description(args)
     summary = evaluate_folder(
         args.reference, args.prediction, description, tolerance=args.tolerance, allow_missing=args.allow_missing,
-        workers=args.processes, progress=common.progress_bar(args),
+        workers=args.workers, progress=common.progress_bar(args),
     )  # fmt: skip
     written = list(write_summary(output, summary))
     if args.picture is not None:

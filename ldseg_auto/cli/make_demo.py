@@ -13,7 +13,7 @@ EPILOG = """examples:
   ldseg_make_demo /data/raw -d 901       write /data/raw/Dataset901_Demo
   ldseg_plan_and_preprocess -d 900       what comes next
 
-exit code: 0 done, 1 failed, 2 bad input"""
+exit code: 0 done, 1 failed, 2 bad input, 130 interrupted"""
 
 
 def build() -> argparse.ArgumentParser:

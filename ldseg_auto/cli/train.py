@@ -26,8 +26,9 @@ def build() -> argparse.ArgumentParser:
         "Train one fold of a dataset that ldseg_plan_and_preprocess has prepared, and validate it on the cases that the fold leaves out.",
         EPILOG,
     )
-    parser.add_argument("dataset", type=common.dataset_id, metavar="DATASET", help="its number, for instance 4 for Dataset004_Hippocampus")
-    parser.add_argument("fold", type=common.fold, metavar="FOLD", help="0 to 4: the fifth of the cases to validate on; all: train on all")
+    parser.add_argument("dataset", type=common.dataset_id, metavar="DATASET", help="its number, such as 4 for Dataset004_Hippocampus")
+    folds = "0 to 4: validate on this fifth of the cases, train on the others; all: train on all cases"
+    parser.add_argument("fold", type=common.fold, metavar="FOLD", help=folds)
     parser.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres or 3d_lowres (default: the plans' choice)")
     parser.add_argument("--plans-name", default="ldsegPlans", metavar="NAME", help="plans file to use, without .json (default: ldsegPlans)")
     length = parser.add_argument_group("length of training", "Default: the number of epochs in the plans.")

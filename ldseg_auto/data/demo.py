@@ -13,8 +13,9 @@ from ldseg_auto.files import atomic_path, read_json, write_json
 from ldseg_auto.progress import Progress, silent
 
 LABELS = {"background": 0, "organ_a": 1, "organ_b": 2, "lesion": 3}
-INTENSITIES = {"air": 0.0, "body": 100.0, "organ_a": 180.0, "organ_b": 50.0, "lesion": 300.0}
-NOISE = 12.0  # standard deviation, in the units of INTENSITIES
+INTENSITIES = {"air": 0.0, "body": 100.0, "organ_a": 200.0, "organ_b": 40.0, "lesion": 380.0}
+NOISE = 10.0  # standard deviation, in the units of INTENSITIES
+BIAS = 0.08  # standard deviation of the bias field's logarithm
 REFERENCE = "ldseg_make_demo"  # how a folder is known for a demo, which may be replaced
 ORIENTATIONS = ("LPS", "RAS", "LPS", "PIR")  # of the files, in turn; the third is oblique
 OBLIQUE_DEGREES = 7.0
@@ -106,7 +107,7 @@ def _scan(rng: np.random.Generator, body: np.ndarray, label: np.ndarray, spacing
         if value:
             image[label == value] = INTENSITIES[name]
     image = ndimage.gaussian_filter(image, [0.5 / s for s in spacing])
-    image = image * np.exp(0.12 * _smooth(rng, label.shape, spacing, 25.0))
+    image = image * np.exp(BIAS * _smooth(rng, label.shape, spacing, 25.0))
     real, imaginary = rng.normal(scale=NOISE, size=(2, *label.shape))
     return np.round(np.hypot(image + real, imaginary) * rng.uniform(0.5, 4)).astype(np.int16)
 

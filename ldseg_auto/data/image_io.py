@@ -141,5 +141,5 @@ def _as_float(pixels: np.ndarray, path: Path) -> np.ndarray:
         array = pixels.astype(np.float32)
     bad = array.size - int(np.isfinite(array).sum())
     if bad:
-        raise DatasetError(f"image {path}: {bad} of {array.size} intensities are NaN or infinite. Replace them by finite values.")
+        raise DatasetError(f"image {path}: {bad} of {array.size} values are NaN or infinite. Replace them by finite ones.")
     return array

@@ -25,7 +25,7 @@ def count_channels(path: Path) -> int:
     Raises:
         DatasetError: the file cannot be read.
     """
-    with _opened(path) as image:
+    with _Opened(path) as image:
         return _channels(image)
 
 
@@ -37,7 +37,7 @@ def read_pixels(path: Path) -> np.ndarray:
     Raises:
         DatasetError: the file is truncated or damaged, or its pages differ in size.
     """
-    with _opened(path) as image:
+    with _Opened(path) as image:
         if _deep_colour(image):
             return _read_deep(path)
         channels = _channels(image)
@@ -54,7 +54,7 @@ def read_values(path: Path) -> np.ndarray:
     Raises:
         DatasetError: the file cannot be read, or is a colour image.
     """
-    with _opened(path) as image:
+    with _Opened(path) as image:
         if image.mode not in (*GREY, "P"):
             rule = "a label file has one value per pixel. Convert it to 8-bit grey"
             raise DatasetError(f"label {path} is a colour image (mode {image.mode}); {rule}.")
@@ -106,7 +106,7 @@ def _read_sidecar(path: Path) -> tuple[float, float, float]:
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
-class _opened:  # a context manager that turns Pillow's errors into ours
+class _Opened:  # a context manager that turns Pillow's errors into ours
     def __init__(self, path: Path) -> None:
         self.path = path
 

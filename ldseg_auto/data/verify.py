@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ldseg_auto.data.description import Description
 from ldseg_auto.data.image_io import Image
 from ldseg_auto.data.training_case import load_training_case
 from ldseg_auto.errors import DatasetError
+from ldseg_auto.parallel import executor, run_all
 from ldseg_auto.progress import Progress, silent
 
 
@@ -33,19 +34,19 @@ def verify_dataset(dataset: RawDataset, workers: int = 1, progress: Progress = s
 
     Args:
         workers: processes; 1 reads in this one.
+
+    Raises:
+        LdsegError: a worker died.
     """
-    if workers == 1:
-        found = [_inspect(case, dataset.description) for case in progress(dataset.cases, "verifying", total=len(dataset.cases))]
-    else:
-        with ProcessPoolExecutor(workers) as executor:
-            found = _inspect_all(executor, dataset, progress)
+    with executor(workers) as pool:
+        outcomes = run_all(pool, partial(_inspect, description=dataset.description), dataset.cases, "verifying", progress)
+    found = []
+    for outcome in outcomes:
+        if outcome.value is None:
+            raise outcome.error or RuntimeError(f"case {outcome.item.identifier} was not inspected.")
+        found.append(outcome.value)
     problems = [problem for problem, _ in found if problem]
     return problems + _absent_classes([heads for _, heads in found], dataset.description)
-
-
-def _inspect_all(executor: Executor, dataset: RawDataset, progress: Progress) -> list[tuple[str, tuple[bool, ...]]]:
-    results = executor.map(_inspect, dataset.cases, [dataset.description] * len(dataset.cases))
-    return list(progress(results, "verifying", total=len(dataset.cases)))
 
 
 def _inspect(case: Case, description: Description) -> tuple[str, tuple[bool, ...]]:

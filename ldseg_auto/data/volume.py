@@ -110,7 +110,7 @@ def _check_meta(path: Path) -> None:
         _check_spacing(path, [_number(t) for t in found[1].split()])
     size = re.search(r"^\s*DimSize\s*=\s*(.*)$", header, re.MULTILINE)
     if size and any(_number(t) < 1 for t in size[1].split()):
-        raise DatasetError(f"image {path} is empty: its size is {tuple(size[1].split())} voxels (x, y, z).")
+        raise DatasetError(f"image {path} is empty: its size is ({', '.join(size[1].split())}) voxels (x, y, z).")
 
 
 def _check_gipl(path: Path) -> None:

@@ -37,7 +37,9 @@ def ddim(predict: Predict, noise: torch.Tensor, steps: int, schedule: str, adjus
     return z
 
 
-def ddpm(predict: Predict, noise: torch.Tensor, steps: int, schedule: str, fresh: Callable[[int], torch.Tensor], adjust: Adjust = keep) -> torch.Tensor:
+def ddpm(
+    predict: Predict, noise: torch.Tensor, steps: int, schedule: str, fresh: Callable[[int], torch.Tensor], adjust: Adjust = keep
+) -> torch.Tensor:
     """Ho et al. 2020, eq. 6-7 between the times of the sampler: the posterior of `zs` given `zt` and z0_hat.
 
     Args:

@@ -71,7 +71,7 @@ def surface_metrics(reference: np.ndarray, predicted: np.ndarray, spacing: Seque
     tolerance *= 1 + ROUNDING
     within = np.count_nonzero(there <= tolerance) + np.count_nonzero(back <= tolerance)
     hd95 = max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE))
-    return {"hd95": float(hd95), "nsd": within / (len(there) + len(back))}
+    return {"hd95": float(hd95), "nsd": float(within / (len(there) + len(back)))}
 
 
 def surface_distances(reference: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

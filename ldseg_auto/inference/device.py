@@ -25,13 +25,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def training_precision(device: torch.device) -> str:
-    """Lightning Fabric's name: bf16 where the hardware multiplies it, else float16 on CUDA and float32 elsewhere.
+def training_precision(device: torch.device, wanted: str = "auto") -> str:
+    """Lightning Fabric's name for `wanted` (auto, float32 or bf16; plans: training.precision) on `device`.
 
-    A CPU with AVX2 alone emulates bf16: a 3D convolution was measured 20 to 40 times slower there than in float32.
+    `auto`: bf16 where the hardware multiplies matrices of it (CUDA, AMX), else float16 on CUDA and float32 elsewhere. A CPU with
+    AVX2 alone emulates bf16: a 3D convolution was measured 20 to 40 times slower there than in float32. One with AVX512-BF16 but
+    without AMX was measured 1.3 times slower: its dot product does no more per cycle than two float32 units, and conversions come on top.
     """
+    if wanted != "auto":
+        return {"float32": "32-true", "bf16": "bf16-mixed"}[wanted]
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return "bf16-mixed"
-    return "32-true"
+    return "bf16-mixed" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+def inference_type(device: torch.device) -> torch.dtype:
+    """What networks compute in at prediction: float32 but on CUDA."""
+    names = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    return names[training_precision(device)] if device.type == "cuda" else torch.float32

@@ -25,7 +25,7 @@ class ModelFolder:
 
     path: Path
     plans: Plans
-    configuration: Configuration
+    configuration: Configuration  # the plans' default one: training writes there what it trained
     description: Description
     folds: dict[str, Path]  # fold -> its checkpoint
 
@@ -72,9 +72,10 @@ def read_model_folder(folder: Path, folds: Sequence[str] | None = None) -> Model
     wanted = list(there) if folds is None else [str(f) for f in folds]
     missing = [f for f in wanted if f not in there]
     if missing or not wanted:
-        raise ModelError(f"fold {', '.join(missing) or 'any'} is not trained in {folder}; trained: {', '.join(there) or 'none'}. Run ldseg_train.")
-    configuration = plans.configuration(folder.name.split("__")[-1])
-    return ModelFolder(folder, plans, configuration, description, {f: there[f] for f in wanted})
+        raise ModelError(
+            f"fold {', '.join(missing) or 'any'} is not trained in {folder}; trained: {', '.join(there) or 'none'}. Run ldseg_train."
+        )
+    return ModelFolder(folder, plans, plans.configuration(), description, {f: there[f] for f in wanted})
 
 
 def load_network(folder: ModelFolder, fold: str, device: torch.device) -> LDSeg:
@@ -91,7 +92,9 @@ def load_network(folder: ModelFolder, fold: str, device: torch.device) -> LDSeg:
         model.load_state_dict(content["ema"])
     except (RuntimeError, KeyError) as cause:
         first = str(cause).strip().splitlines()[0]
-        raise ModelError(f"checkpoint {path} does not fit {folder.path / 'plans.json'} ({first}); were the plans edited after training?") from cause
+        raise ModelError(
+            f"checkpoint {path} does not fit {folder.path / 'plans.json'} ({first}); were the plans edited after training?"
+        ) from cause
     return model.eval().requires_grad_(False).to(device)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,9 @@ class Predictor:
         tile_batch: tiles per network call on an accelerator.
     """
 
-    def __init__(self, folder: ModelFolder, models: Sequence[LDSeg], device: torch.device, steps: int, samples: int, seed: int, tile_batch: int) -> None:
+    def __init__(
+        self, folder: ModelFolder, models: Sequence[LDSeg], device: torch.device, steps: int, samples: int, seed: int, tile_batch: int
+    ) -> None:
         for name, value in (("steps", steps), ("samples", samples), ("tile_batch", tile_batch)):
             if value < 1:
                 raise InputError(f"{name} = {value}: expected 1 or more.")
@@ -111,19 +114,26 @@ class Predictor:
         One case failing does not stop the others.
 
         Raises:
-            InputError: no cases, missing channels, or `output` is not empty and not to be overwritten.
+            InputError: no cases, missing channels, `output` is not empty and not to be overwritten, or holds the inputs.
         """
         cases = find_input_cases(Path(inputs), self.description)
         output = Path(output)
+        if any(p.resolve().parent == output.resolve() for c in cases for p in c.images):
+            raise InputError(f"output folder {output} holds the input images, which predictions could replace. Choose another.")
         if output.exists() and not output.is_dir():
             raise InputError(f"output {output} is a file; name a folder.")
         if output.is_dir() and any(output.iterdir()) and not overwrite:
-            raise InputError(f"output folder {output} is not empty; nothing was changed. Choose another, or --overwrite to replace predictions there.")
+            raise InputError(
+                f"output folder {output} is not empty; nothing was changed. Choose another, or --overwrite to replace predictions there."
+            )
         output.mkdir(parents=True, exist_ok=True)
-        statuses = []
+        manifest, statuses = self._manifest(len(cases)), []
         for case in progress(cases, "predicting", total=len(cases)):
-            statuses.append(self._predict_case(case, output))
-            self._write_manifest(output, cases, statuses)
+            status = self._predict_case(case, output)
+            statuses.append(status)
+            read = {p.name: hash_file(p) for p in case.images if p.exists()}
+            manifest["cases"][case.identifier] = {**asdict(status), "inputs": read}
+            write_json(output / "manifest.json", manifest)
         return statuses
 
     def _predict_case(self, case: Case, output: Path) -> CaseStatus:
@@ -131,17 +141,19 @@ class Predictor:
         try:
             image = read_image(case.images)
             indices = self.predict_array(image.array, image.spacing, case.identifier)
-            write_label(output / f"{case.identifier}{self.description.file_ending}", self.description.labels.decode(indices), image.geometry)
-        except (InputError, OSError, RuntimeError, MemoryError) as cause:
+            write_label(
+                output / f"{case.identifier}{self.description.file_ending}", self.description.labels.decode(indices), image.geometry
+            )
+        except Exception as cause:  # whatever it is, the other cases go on; status, manifest and exit code tell
             logger.error("case %s failed: %s", case.identifier, cause, exc_info=logger.isEnabledFor(logging.DEBUG))
-            return CaseStatus(case.identifier, "failed", str(cause), round(time.monotonic() - start, 3))
+            return CaseStatus(case.identifier, "failed", str(cause) or type(cause).__name__, round(time.monotonic() - start, 3))
         return CaseStatus(case.identifier, "done", "", round(time.monotonic() - start, 3))
 
-    def _write_manifest(self, output: Path, cases: Sequence[Case], statuses: Sequence[CaseStatus]) -> None:
-        inputs = {c.identifier: {p.name: hash_file(p) for p in c.images if p.exists()} for c in cases[: len(statuses)]}
-        write_json(output / "manifest.json", {
-            "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(self.device),
-            "model": {fold: hash_file(path) for fold, path in self.folder.folds.items()}, "dataset": self.folder.plans.dataset_name,
-            "steps": self.steps, "samples": self.samples, "seed": self.seed, "expected": len(cases),
-            "cases": {s.identifier: {**asdict(s), "inputs": inputs[s.identifier]} for s in statuses},
-        })  # fmt: skip
+    def _manifest(self, expected: int) -> dict[str, Any]:
+        """What is known before the first case."""
+        return {
+            "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(),
+            "device": str(self.device), "model": {fold: hash_file(path) for fold, path in self.folder.folds.items()},
+            "dataset": self.folder.plans.dataset_name, "steps": self.steps, "samples": self.samples, "seed": self.seed,
+            "expected": expected, "cases": {},
+        }  # fmt: skip

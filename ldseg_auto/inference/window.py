@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ldseg_auto.inference.device import inference_type
 from ldseg_auto.inference.noise import case_noise
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration
@@ -19,7 +20,9 @@ WEIGHT_FLOOR = 1e-3  # of the centre's weight
 
 
 def tile_starts(size: int, patch: int, step: float, multiple: int) -> list[int]:
-    """First voxels of the tiles along one axis: multiples of the latent factor, at most `step * patch` apart, covering `size`.
+    """First voxels of the tiles along one axis: multiples of the latent factor, covering `size`.
+
+    They are at most `step * patch` apart, or `multiple` where that is more.
 
     Args:
         size: voxels, at least `patch`, and `size - patch` a multiple of `multiple`.
@@ -60,7 +63,9 @@ class SlidingWindow:
         self.weights = gaussian(configuration.patch_size).view(self.patch)
 
     @torch.inference_mode()
-    def probabilities(self, models: Sequence[LDSeg], image: np.ndarray, case: str, seed: int, steps: int, samples: int, regions: bool) -> np.ndarray:
+    def probabilities(
+        self, models: Sequence[LDSeg], image: np.ndarray, case: str, seed: int, steps: int, samples: int, regions: bool
+    ) -> np.ndarray:
         """Mean probabilities `(heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)` over models and samples."""
         padded, inner = self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
         total = torch.zeros(())
@@ -87,7 +92,9 @@ class SlidingWindow:
         out = torch.zeros(model.heads, *spatial)
         weight = torch.zeros(spatial)
         ancestral = model.sampler == "ddpm"
-        draws = [case_noise(seed, case, sample, latent)] + [case_noise(seed, case, sample, latent, i) for i in range(steps if ancestral else 0)]
+        draws = [case_noise(seed, case, sample, latent)] + [
+            case_noise(seed, case, sample, latent, i) for i in range(steps if ancestral else 0)
+        ]
         for boxes in self._batches(spatial):
             tiles = torch.stack([image[(slice(None), *box)] for box in boxes])
             noises = [torch.stack([draw[(slice(None), *self._on_latent(box))] for box in boxes]) for draw in draws]
@@ -101,7 +108,7 @@ class SlidingWindow:
         if self.configuration.dimensions == 2:
             tiles, noises = tiles[:, :, 0], [n[:, :, 0] for n in noises]
         tiles, noises = tiles.to(self.device), [n.to(self.device) for n in noises]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, inference_type(self.device), enabled=self.device.type == "cuda"):
             condition = model.condition(tiles)
             z = model.sample(noises[0], condition, steps, lambda i: noises[i + 1])
             scores = model.decode(z, condition)

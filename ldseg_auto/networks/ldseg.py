@@ -30,6 +30,10 @@ class Condition:
         shaped = [f * mask.view(-1, *([1] * (f.ndim - 1))).to(f.dtype) for f in self.decoder]
         return Condition(self.denoiser, shaped)
 
+    def select(self, samples: torch.Tensor) -> Condition:
+        """Only the samples of the batch whose indices are in `samples` (n,)."""
+        return Condition([f[samples] for f in self.denoiser], [f[samples] for f in self.decoder])
+
 
 class LDSeg(nn.Module):
     """End-to-end latent diffusion for segmentation.
@@ -72,10 +76,14 @@ class LDSeg(nn.Module):
         return Condition(self.denoiser.condition(features[stage:]), self.decoder.condition(features[: stage + 1]))
 
     def encode_label(self, onehot: torch.Tensor) -> torch.Tensor:
-        """Clean latent z0 `(b, k, *latent_spatial)` of `onehot` `(b, heads, *spatial)`; the paper codes it as one integer channel."""
+        """Clean latent z0 `(b, k, *latent_spatial)` of `onehot` `(b, heads, *spatial)`; the paper codes it as one integer channel.
+
+        There head i counts i + 1, so that the background of regions and ignored voxels, which have no head, differ from head 0;
+        classes span [0, 1].
+        """
         if self.variant == "paper":
-            index = torch.arange(self.heads, device=onehot.device, dtype=onehot.dtype).view(1, -1, *([1] * self.dimensions))
-            onehot = (onehot * index).sum(1, keepdim=True) / max(1, self.heads - 1)
+            number = torch.arange(1, self.heads + 1, device=onehot.device, dtype=onehot.dtype).view(1, -1, *([1] * self.dimensions))
+            onehot = ((onehot * number).sum(1, keepdim=True) - 1) / max(1, self.heads - 1)
         return self.standardise(self.label_encoder(2 * onehot - 1).float())
 
     def denoise(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
@@ -92,7 +100,9 @@ class LDSeg(nn.Module):
         signal, noise = signal_and_noise(t, self.schedule, self.dimensions)
         return (zt - noise * self.denoise(zt, t, condition)) / signal
 
-    def sample(self, noise: torch.Tensor, condition: Condition, steps: int, fresh: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+    def sample(
+        self, noise: torch.Tensor, condition: Condition, steps: int, fresh: Callable[[int], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Draws z0_hat from `noise` `(b, k, *latent_spatial)` in `steps` evaluations; `fresh(i)` gives DDPM's noise of step i.
 
         Raises:

@@ -64,7 +64,9 @@ class Denoiser(nn.Module):
     `zt`, so that they are made once per patch however many steps and samples follow.
     """
 
-    def __init__(self, channels: int, condition: Sequence[int], widths: Sequence[int], strides: Sequence[Sequence[int]], attention: bool) -> None:
+    def __init__(
+        self, channels: int, condition: Sequence[int], widths: Sequence[int], strides: Sequence[Sequence[int]], attention: bool
+    ) -> None:
         super().__init__()
         dims = len(strides[0])
         one, three, time = (1,) * dims, (3,) * dims, 4 * widths[0]

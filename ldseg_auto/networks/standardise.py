@@ -22,19 +22,32 @@ class Running(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """`(b, k, *latent_spatial)`, standardised per channel; in training the statistics are updated first."""
-        if self.training:
-            self._update(z.detach())
+        """`(z - mean) / deviation` per channel of `(b, k, *latent_spatial)` float32; in training the statistics are updated first.
+
+        In training the gradient is that of the batch's own standardisation (batch renormalisation, Ioffe 2017): the value is the
+        same, but scaling or shifting the raw latent gains nothing. Otherwise the statistics, which lag behind, would reward an
+        encoder for growing: a larger latent stands out of the noise until they have caught up.
+        """
         shape = (1, -1, *([1] * (z.ndim - 2)))
-        return (z - self.mean.view(shape)) / self.variance.sqrt().clamp_min(FLOOR).view(shape)
+        if not self.training:
+            return (z - self.mean.view(shape)) / self._deviation(self.variance).view(shape)
+        axes = [0, *range(2, z.ndim)]
+        mean, variance = z.mean(axes), z.var(axes, unbiased=False)
+        self._update(mean.detach(), variance.detach())
+        own, running = self._deviation(variance), self._deviation(self.variance)
+        ratio, shift = (own / running).detach(), ((mean - self.mean) / running).detach()
+        return (z - mean.view(shape)) / own.view(shape) * ratio.view(shape) + shift.view(shape)
+
+    @staticmethod
+    def _deviation(variance: torch.Tensor) -> torch.Tensor:
+        return variance.clamp_min(FLOOR**2).sqrt()
 
     @torch.no_grad()
-    def _update(self, z: torch.Tensor) -> None:
-        axes = [0, *range(2, z.ndim)]
+    def _update(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         self.updates += 1
-        share = max(self.momentum, 1 / float(self.updates))
-        self.mean.lerp_(z.mean(axes), share)
-        self.variance.lerp_(z.var(axes, unbiased=False), share)
+        share = (1 / self.updates).clamp_min(self.momentum)
+        self.mean.lerp_(mean, share)
+        self.variance.lerp_(variance, share)
 
 
 def standardise_sample(z: torch.Tensor) -> torch.Tensor:

@@ -29,14 +29,18 @@ def rotation_limit(patch: Sequence[int]) -> float:
 
 
 def source_size(patch: Sequence[int]) -> tuple[int, ...]:
-    """Voxels to read so that a rotated patch of `patch` voxels finds image at its corners (margin 1 / 0.85 for scaling)."""
+    """Voxels to read so that a rotated patch of `patch` voxels finds image at its corners (margin 1 / 0.85 for scaling).
+
+    Odd where the patch is odd and even where it is even, so that both have the same centre.
+    """
     flat = tuple(patch[-2:]) if in_slices(patch) else tuple(patch)
     angle = min(rotation_limit(patch), math.pi / 4)
     cos, sin = math.cos(angle), math.sin(angle)
     grown = []
     for i, p in enumerate(flat):
         other = max(flat[:i] + flat[i + 1 :])
-        grown.append(math.ceil(max(p, cos * p + sin * other) / 0.85))
+        wanted = math.ceil(max(p, cos * p + sin * other) / 0.85)
+        grown.append(wanted + (wanted - p) % 2)
     return (*patch[: len(patch) - len(flat)], *grown)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ldseg_auto.errors import InputError, LdsegError
 from ldseg_auto.planners.plans import Configuration
 from ldseg_auto.preprocessing.store import StoredCase, load_case
 from ldseg_auto.training import augmentation
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Batches(Dataset):
@@ -21,7 +25,9 @@ class Batches(Dataset):
     on a voxel of a foreground class drawn uniformly among those that the case has.
     """
 
-    def __init__(self, folder: Path, identifiers: Sequence[str], configuration: Configuration, seed: int, length: int, augment: bool) -> None:
+    def __init__(
+        self, folder: Path, identifiers: Sequence[str], configuration: Configuration, seed: int, length: int, augment: bool
+    ) -> None:
         self.folder, self.identifiers, self.configuration = folder, list(identifiers), configuration
         self.seed, self.length = seed, length
         self.patch = configuration.patch_size
@@ -34,7 +40,7 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng([self.seed, index])
         size = self.configuration.batch_size
         samples = [self._sample(rng, i >= size - self.forced) for i in range(size)]
@@ -53,7 +59,7 @@ class Batches(Dataset):
         centre = self._centre(rng, case, patch, forced)
         start = [c - s // 2 for c, s in zip(centre, size, strict=True)]
         image = read_box(case.image, start, size)
-        label = read_box(case.labels, start, size)[rater : rater + 1]
+        label = read_box(case.labels, start, size, slice(rater, rater + 1))
         if len(self.source) == 2:
             image, label = image[:, 0], label[:, 0]
         return image.astype(np.float32), label.astype(np.float32)
@@ -74,19 +80,41 @@ class Batches(Dataset):
         return out
 
 
-def read_box(array: object, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """`array[(:, start ... start + size)]` of a `(c, z, y, x)` array, zero where the box leaves it."""
-    shape = array.shape[1:]  # type: ignore[attr-defined]
+def read_box(array: Any, start: Sequence[int], size: Sequence[int], channels: slice = slice(None)) -> np.ndarray:
+    """`array[channels, start ... start + size]` of a `(c, z, y, x)` array, zero where the box leaves it."""
     low = [max(0, a) for a in start]
-    high = [min(n, a + s) for a, s, n in zip(start, size, shape, strict=True)]
-    out = np.zeros((array.shape[0], *size), dtype=array.dtype)  # type: ignore[attr-defined]
+    high = [min(n, a + s) for a, s, n in zip(start, size, array.shape[1:], strict=True)]
+    out = np.zeros((len(range(*channels.indices(array.shape[0]))), *size), dtype=array.dtype)
     if all(h > lo for lo, h in zip(low, high, strict=True)):
-        inner = (slice(None), *(slice(lo, h) for lo, h in zip(low, high, strict=True)))
+        inner = (channels, *(slice(lo, h) for lo, h in zip(low, high, strict=True)))
         target = (slice(None), *(slice(lo - a, h - a) for lo, h, a in zip(low, high, start, strict=True)))
-        out[target] = array[inner]  # type: ignore[index]
+        out[target] = array[inner]
     return out
 
 
-def loader(batches: Batches, first: int, workers: int, pin: bool) -> DataLoader:
-    """Iterates items first, first + 1, ... in order; a worker that dies raises with its cause."""
-    return DataLoader(batches, batch_size=None, sampler=range(first, len(batches)), num_workers=workers, pin_memory=pin, prefetch_factor=4 if workers else None)
+def stream(batches: Batches, first: int, workers: int, pin: bool) -> Generator[Batch, None, None]:
+    """Yields items first, first + 1, ... in order, made by `workers` processes (0: in this one); closing it ends them.
+
+    Raises:
+        InputError: a case cannot be read.
+        LdsegError: a worker process was killed.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, len(batches)),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+    try:
+        yield from loader
+    except InputError as cause:  # from a worker it comes with the worker's traceback as its text
+        raise InputError(str(cause).strip().splitlines()[-1].split("Error: ", 1)[-1]) from cause
+    except RuntimeError as cause:
+        if "DataLoader worker (pid" not in str(cause):
+            raise
+        raise LdsegError(
+            f"a process that makes training batches ended unexpectedly ({str(cause).splitlines()[0]}). "
+            "Usually memory or shared memory ran out: try --set training.workers=0, or a smaller batch_size."
+        ) from cause

@@ -26,9 +26,14 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     if not path.exists():
         raise ModelError(f"checkpoint {path} does not exist; train first with ldseg_train.")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except Exception as cause:
-        raise ModelError(f"checkpoint {path} cannot be read ({type(cause).__name__}); it is damaged or no checkpoint of ldseg_auto.") from cause
+        raise ModelError(
+            f"checkpoint {path} cannot be read ({type(cause).__name__}); it is damaged or no checkpoint of ldseg_auto."
+        ) from cause
+    if not isinstance(content, dict):
+        raise ModelError(f"checkpoint {path} holds a {type(content).__name__}; it is no checkpoint of ldseg_auto.")
+    return content
 
 
 def check_origin(content: dict[str, Any], dataset_name: str, fingerprint_hash: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class EMA:
-    """Keeps a frozen copy of `model` whose parameters trail it; buffers are copied.
+    """Keeps a frozen copy of `model` whose parameters and float buffers (the latent's statistics) trail it.
 
     The decay warms up as `(1 + n) / (10 + n)`, so that short trainings are not averaged with their start.
     """
@@ -23,6 +23,12 @@ class EMA:
         """After each optimiser step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        mine, theirs = _averaged(self.model), _averaged(model)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for counter, newest in zip(self.model.buffers(), model.buffers(), strict=True):
+            if not counter.is_floating_point():
+                counter.copy_(newest)
+
+
+def _averaged(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]

@@ -22,7 +22,13 @@ class Objective(nn.Module):
         self.model, self.training_plan, self.regions = model, training, regions
 
     def forward(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Args: image `(b, c, *spatial)`, onehot `(b, heads, *spatial)`, valid `(b, 1, *spatial)`. Returns scalars; key `loss` is their sum."""
+        """Scalars; key `loss` is the sum of the others.
+
+        Args:
+            image: `(b, c, *spatial)`.
+            onehot: `(b, heads, *spatial)`.
+            valid: `(b, 1, *spatial)`, 0 where the label is to be ignored.
+        """
         parts = {"auto": self._auto, "paper": self._paper, "direct": self._direct}[self.model.variant](image, onehot, valid)
         return {"loss": torch.stack(list(parts.values())).sum(), **{k: v.detach() for k, v in parts.items()}}
 
@@ -32,7 +38,7 @@ class Objective(nn.Module):
         z0 = model.encode_label(onehot)
         t = torch.rand(len(image), device=image.device)
         t = torch.where(torch.rand_like(t) < plan.pure_noise, torch.ones_like(t), t)
-        zt = self._noised(self._recycled(z0, condition), t)
+        zt = self._noised(self._recycled(z0, t, condition), t)
         z0_hat = model.denoise(zt, t, condition)
         keep = (torch.rand_like(t) >= plan.skip_dropout).float()
         logits = model.decode(z0_hat, condition.keep(keep))
@@ -40,17 +46,19 @@ class Objective(nn.Module):
         return {
             "segmentation": self._segmentation(logits, onehot, valid),
             "reconstruction": plan.reconstruction_weight * self._segmentation(rebuilt, onehot, valid),
-            "regression": plan.regression_weight * F.mse_loss(z0_hat, z0.detach()),
+            "regression": plan.regression_weight * _squared_error(z0_hat, z0.detach(), valid),
         }
 
-    def _recycled(self, z0: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def _recycled(self, z0: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         """For a share of samples the latent that the model itself draws from pure noise, without gradient (Fu et al. 2023)."""
         mine = torch.rand(len(z0), device=z0.device) < self.training_plan.recycling
-        if not mine.any():
+        mine = (mine & (t < 1)).nonzero()[:, 0]  # at t = 1 nothing of the latent is left: not worth an evaluation
+        noise = torch.randn_like(z0)[mine]
+        if not len(mine):
             return z0
         with torch.no_grad():
-            own = self.model.denoise(torch.randn_like(z0), torch.ones(len(z0), device=z0.device), condition)
-        return torch.where(mine.view(-1, *([1] * (z0.ndim - 1))), own, z0)
+            own = self.model.denoise(noise, t.new_ones(len(mine)), condition.select(mine))
+        return z0.index_copy(0, mine, own)
 
     def _noised(self, z0: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """zt, with noise of its own for each sample."""
@@ -79,3 +87,9 @@ class Objective(nn.Module):
 
     def _segmentation(self, logits: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, dice_weight: float = 1.0) -> torch.Tensor:
         return segmentation_loss(logits, onehot, valid, self.regions, self.training_plan.batch_dice, dice_weight)
+
+
+def _squared_error(predicted: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean over `(b, k, *latent_spatial)`; a latent position counts as much as the share of its voxels that are annotated."""
+    weight = F.interpolate(valid, size=target.shape[2:], mode="area")
+    return ((predicted - target).square() * weight).sum() / (weight.sum() * target.shape[1]).clamp_min(1)

@@ -29,6 +29,7 @@ from ldseg_auto.training.validation import Patches, step_curve, validate_cases
 
 logger = logging.getLogger(__name__)
 EPOCHS_IN_SHORT_RUN = 20  # --iterations is cut into at least so many epochs
+PREPROCESSED = ("data_identifier", "spacing", "normalisation", "use_mask_for_norm", "resampling")  # decided before training
 
 
 @dataclass(frozen=True)
@@ -61,34 +62,58 @@ def train_fold(
         fold: 0 ... or "all".
         configuration: None takes the plans' default.
         settings: `path=value` overrides; the plans saved with the model hold them.
-        epochs, iterations: length of training; `iterations` wins.
-        time_budget: seconds of training at most; the learning rate then anneals over it.
-        resume: continue from the latest checkpoint; an error when there is none.
+        epochs, iterations: length of training, one or the other; None takes the plans'.
+        time_budget: seconds of training at most, its validation of patches included; the learning rate then anneals over it.
+        resume: continue from the last checkpoint with its seed; a finished training goes on where the length is now larger, else
+            only its validation is done again.
+        seed: of weights, patches and noise.
 
     Returns:
         The fold's folder.
 
     Raises:
-        InputError: not preprocessed, fold out of range, nothing to continue, or already trained.
+        InputError: not preprocessed, fold out of range, impossible length, nothing to continue, or trained before.
+        ModelError: the model folder holds folds of other plans, or the checkpoint to continue from is damaged.
+        LdsegError: the loss is not finite, or a process that makes batches died.
     """
+    _check_arguments(epochs, iterations, time_budget, seed)
     chosen = choose_device(device)
     prepared = prepare(preprocessed, fold, configuration, plans_name, _with_lengths(settings, epochs, iterations))
     folder = results / preprocessed.name / f"{plans_name}__{prepared.name}" / f"fold_{fold}"
-    if not resume and (folder / "checkpoint_final.pth").exists():
-        raise InputError(f"{folder} holds a finished training. Move it away, or use --continue to redo its validation.")
-    if resume and not any((folder / f"checkpoint_{n}.pth").exists() for n in ("final", "latest")):
-        raise InputError(f"--continue: {folder} holds no checkpoint to continue from. Start without --continue.")
-    _write_record(folder, prepared, fold, seed, chosen)
+    last = _last_checkpoint(folder, resume)
+    _check_siblings(folder.parent, prepared)
     trainer = _trainer(prepared, folder, chosen, seed)
+    if last:
+        trainer.resume(last)
+    _write_record(folder, prepared, fold, trainer.seed, chosen)
     plan = prepared.configuration.training
     limits = Limits(iterations or plan.epochs * plan.iterations_per_epoch, time_budget)
     patches = validation_patches(prepared)
-    if resume:
-        last = next(folder / f"checkpoint_{n}.pth" for n in ("final", "latest") if (folder / f"checkpoint_{n}.pth").exists())
-        trainer.resume(last)
     trainer.fit(_batches(prepared, trainer.seed, limits.iterations), patches, limits, progress)
-    _final_validation(prepared, trainer, patches, seed, progress)
+    _final_validation(prepared, trainer, patches, progress)
     return folder
+
+
+def _check_arguments(epochs: int | None, iterations: int | None, time_budget: float | None, seed: int) -> None:
+    if epochs is not None and iterations is not None:
+        raise InputError(f"--epochs {epochs} and --iterations {iterations} both set the length: give one of them.")
+    if iterations is not None and iterations < 1:
+        raise InputError(f"--iterations {iterations}: expected 1 or more.")
+    if time_budget is not None and not 0 < time_budget < math.inf:
+        raise InputError(f"--time-budget {time_budget}: expected more than 0 seconds.")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected 0 or more.")
+
+
+def _last_checkpoint(folder: Path, resume: bool) -> Path | None:
+    """The checkpoint to continue from; None for a new training, which never replaces one that is there."""
+    there = [p for p in (folder / f"checkpoint_{n}.pth" for n in ("final", "latest")) if p.exists()]
+    if resume and not there:
+        raise InputError(f"--continue: {folder} holds no checkpoint to continue from. Start without --continue.")
+    if there and not resume:
+        what = "a finished training" if there[0].name == "checkpoint_final.pth" else "an unfinished training"
+        raise InputError(f"{folder} holds {what}. Move it away to train anew, or use --continue to go on with it.")
+    return there[0] if resume else None
 
 
 def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plans_name: str, settings: Sequence[str]) -> Prepared:
@@ -101,27 +126,40 @@ def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plan
     if not path.exists():
         raise InputError(f"{path} does not exist. Run ldseg_plan_and_preprocess for this dataset first.")
     plans = Plans.load(path)
-    changed = override(plans.configuration(configuration), settings)
     name = configuration or plans.default_configuration
-    plans = replace(plans, configurations={**plans.configurations, name: changed})
-    content = json.loads((preprocessed / "splits_final.json").read_text(encoding="utf-8"))
-    split = fold_cases(content, fold)
+    planned = plans.configuration(name)
+    changed = override(planned, settings)
+    for key in PREPROCESSED:
+        if getattr(changed, key) != getattr(planned, key):
+            raise InputError(
+                f"--set {key}: the cases are preprocessed with {getattr(planned, key)!r}, training cannot change that. Plan again."
+            )
+    plans = replace(plans, configurations={**plans.configurations, name: changed}, default_configuration=name)
+    split = fold_cases(_read_splits(preprocessed / "splits_final.json"), fold)
     train, validation = split["train"], split["val"]
     missing = [c for c in (*train, *validation) if not (preprocessed / changed.data_identifier / f"{c}.json").exists()]
     if missing:
         raise InputError(
-            f"{len(missing)} cases of fold {fold} are not preprocessed for {name} (first: {missing[0]}). Run ldseg_plan_and_preprocess -c {name}."
+            f"{len(missing)} cases of fold {fold} are not preprocessed for {name} (first: {missing[0]}). "
+            f"Run ldseg_plan_and_preprocess -c {name}."
         )
     description = Description.from_dict(read_json(preprocessed / "dataset.json"), str(preprocessed / "dataset.json"))
     return Prepared(preprocessed, plans, name, description, list(train), list(validation))
+
+
+def _read_splits(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Run ldseg_plan_and_preprocess for this dataset.") from None
+    except ValueError as cause:
+        raise InputError(f"{path} is not valid JSON: {cause}. Correct it, or delete it and run ldseg_plan_and_preprocess.") from None
 
 
 def _with_lengths(settings: Sequence[str], epochs: int | None, iterations: int | None) -> list[str]:
     """--epochs and --iterations as settings, so that the saved plans hold them."""
     out = list(settings)
     if iterations is not None:
-        if iterations < 1:
-            raise InputError(f"--iterations {iterations}: expected 1 or more.")
         per_epoch = min(250, max(1, math.ceil(iterations / EPOCHS_IN_SHORT_RUN)))
         out += [f"training.iterations_per_epoch={per_epoch}", f"training.epochs={math.ceil(iterations / per_epoch)}"]
     elif epochs is not None:
@@ -130,7 +168,8 @@ def _with_lengths(settings: Sequence[str], epochs: int | None, iterations: int |
 
 
 def _trainer(prepared: Prepared, folder: Path, device: torch.device, seed: int) -> Trainer:
-    fabric = Fabric(accelerator=device.type, devices=1, precision=training_precision(device))  # type: ignore[arg-type]
+    precision = training_precision(device, prepared.configuration.training.precision)
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)  # type: ignore[arg-type]
     origin = {"dataset_name": prepared.plans.dataset_name, "fingerprint_hash": prepared.plans.fingerprint_hash}
     return Trainer(prepared.configuration, prepared.description.labels, folder, fabric, seed, origin)
 
@@ -149,21 +188,28 @@ def validation_patches(prepared: Prepared) -> Patches:
     return [batches[i] for i in range(len(batches))]
 
 
-def _write_record(folder: Path, prepared: Prepared, fold: int | str, seed: int, device: torch.device) -> None:
-    """plans.json, dataset.json and fingerprint beside the folds, and the fold's manifest; plans that differ are refused."""
-    model = folder.parent
+def _check_siblings(model: Path, prepared: Prepared) -> None:
+    """Raises ModelError where the folds that `model` holds already were trained with other plans."""
     path = model / "plans.json"
     if path.exists() and list(model.glob("fold_*/checkpoint_*.pth")):
         there = Plans.load(path)
-        if there.fingerprint_hash != prepared.plans.fingerprint_hash or _shape(there, prepared.name) != _shape(prepared.plans, prepared.name):
+        if there.fingerprint_hash != prepared.plans.fingerprint_hash or _shape(there, prepared.name) != _shape(
+            prepared.plans, prepared.name
+        ):
             raise ModelError(f"{model} holds folds trained with other plans. Move it away, or use the same --set values.")
-    prepared.plans.save(path)
+
+
+def _write_record(folder: Path, prepared: Prepared, fold: int | str, seed: int, device: torch.device) -> None:
+    """plans.json, dataset.json and fingerprint beside the folds, and the fold's manifest."""
+    model = folder.parent
+    prepared.plans.save(model / "plans.json")
     for source, target in (("dataset.json", "dataset.json"), ("dataset_fingerprint.json", "dataset_fingerprint.json")):
         if (prepared.folder / source).exists():
             write_text(model / target, (prepared.folder / source).read_text(encoding="utf-8"))
     manifest = {
         "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(device),
-        "precision": training_precision(device), "fold": str(fold), "seed": seed, "dataset": prepared.plans.dataset_name,
+        "precision": training_precision(device, prepared.configuration.training.precision), "fold": str(fold), "seed": seed,
+        "dataset": prepared.plans.dataset_name,
         "fingerprint_hash": prepared.plans.fingerprint_hash, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "train": prepared.train, "validation": prepared.validation,
     }  # fmt: skip
@@ -173,17 +219,27 @@ def _write_record(folder: Path, prepared: Prepared, fold: int | str, seed: int, 
 def _shape(plans: Plans, name: str) -> tuple[object, ...]:
     """What must agree between the folds of one model folder."""
     c = plans.configuration(name)
-    return (c.network, c.latent, c.patch_size, c.spacing, c.normalisation)
+    return (c.network, c.latent, c.patch_size, c.sampling.schedule, *(getattr(c, key) for key in PREPROCESSED))
 
 
-def _final_validation(prepared: Prepared, trainer: Trainer, patches: Patches, seed: int, progress: Progress) -> None:
+def _final_validation(prepared: Prepared, trainer: Trainer, patches: Patches, progress: Progress) -> None:
     """steps.json from the fixed patches, then validation/summary.json from whole cases with the EMA weights."""
     labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
     planned = 1 if configuration.network.variant == "direct" else configuration.sampling.steps
-    curve = step_curve(trainer.ema.model, patches, labels, planned, device)
+    with trainer.fabric.autocast():
+        curve = step_curve(trainer.ema.model, patches, labels, planned, device)
     write_json(trainer.folder / "steps.json", curve)
     summary = validate_cases(
-        trainer.ema.model, prepared.validation, prepared.folder, prepared.plans, configuration, labels, curve["chosen"], device, seed, progress
+        trainer.ema.model,
+        prepared.validation,
+        prepared.folder,
+        prepared.plans,
+        configuration,
+        labels,
+        curve["chosen"],
+        device,
+        trainer.seed,
+        progress,
     )
     write_json(trainer.folder / "validation" / "summary.json", _without_nan(summary))
     logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])

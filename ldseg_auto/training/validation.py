@@ -91,9 +91,15 @@ def _summary(cases: dict[str, Any], labels: LabelSpec) -> dict[str, Any]:
         per_class[name] = float(np.mean(values)) if values else None
     present = [v for v in per_class.values() if v is not None]
     raters = sorted({r for case in cases.values() for r in case})
-    return {"mean": float(np.mean(present)) if present else None, "per_class": per_class, "per_rater": {r: _rater_mean(cases, r) for r in raters}}
+    return {
+        "mean": float(np.mean(present)) if present else None,
+        "per_class": per_class,
+        "per_rater": {r: _rater_mean(cases, r) for r in raters},
+    }
 
 
 def _rater_mean(cases: dict[str, Any], rater: str) -> float | None:
-    values = [m["dice"] for case in cases.values() for m in case.get(rater, {}).values() if m["dice"] is not None and m["dice"] == m["dice"]]
+    values = [
+        m["dice"] for case in cases.values() for m in case.get(rater, {}).values() if m["dice"] is not None and m["dice"] == m["dice"]
+    ]
     return float(np.mean(values)) if values else None

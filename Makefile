@@ -1,0 +1,64 @@
+# make demo   installs into .venv-demo, then data, plan, train, predict, evaluate in ./demo_output (about 5 minutes on two cores)
+# make test   installs into .venv, then ruff, mypy, pytest
+# Variables:  PYTHON=python3.12  VENV=folder  DEMO_TIME=5m (of training)  DEMO=folder (of the demo's output)  PYTEST='tests/data -x'
+
+PYTHON ?= python3
+DEMO ?= demo_output
+DEMO_TIME ?= 150s
+DEMO_VENV = $(or $(VENV),.venv-demo)
+TEST_VENV = $(or $(VENV),.venv)
+PYTEST ?=
+
+# pip --no-compile halves the installation's time: Python then compiles at first import what is really used, unless told not to.
+INSTALL = -m pip install --quiet --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
+NEEDS = setup.py pyproject.toml constraints.txt
+
+.PHONY: help demo test lint types clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+define MAKE_VENV
+@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, %s is %s: make PYTHON=python3.11 ..." % (sys.executable, sys.version.split()[0]))'
+@test -x $(@D)/bin/python || { echo "Making $(@D)"; $(PYTHON) -m venv $(@D); }
+@echo "Installing into $(@D)"
+endef
+
+$(DEMO_VENV)/.installed: $(NEEDS)
+	$(MAKE_VENV)
+	@$(@D)/bin/python $(INSTALL) --editable .
+	@touch $@
+
+$(TEST_VENV)/.installed-test: $(NEEDS)
+	$(MAKE_VENV)
+	@$(@D)/bin/python $(INSTALL) --editable '.[test]'
+	@touch $@
+
+RAW = $(DEMO)/raw/Dataset900_Demo
+MASKS = $(DEMO)/predictions
+
+demo: $(DEMO_VENV)/.installed
+	@rm -rf $(DEMO)/preprocessed/Dataset900_Demo $(DEMO)/results/Dataset900_Demo
+	$(DEMO_VENV)/bin/ldseg_make_demo $(DEMO)/raw --overwrite
+	$(DEMO_VENV)/bin/ldseg_plan_and_preprocess -d 900 --raw $(DEMO)/raw --preprocessed $(DEMO)/preprocessed
+	$(DEMO_VENV)/bin/ldseg_train 900 0 --time-budget $(DEMO_TIME) --preprocessed $(DEMO)/preprocessed --results $(DEMO)/results
+	$(DEMO_VENV)/bin/ldseg_predict -i $(RAW)/imagesTs -o $(MASKS) --overwrite --results $(DEMO)/results
+	$(DEMO_VENV)/bin/ldseg_evaluate $(RAW)/labelsTs $(MASKS) -d 900 --raw $(DEMO)/raw --images $(RAW)/imagesTs --picture $(DEMO)/compare.png
+	@echo "Image, reference and prediction side by side: $(DEMO)/compare.png"
+
+test: lint types
+	$(TEST_VENV)/bin/python -m pytest -p no:cacheprovider --durations=15 $(PYTEST)
+
+lint: $(TEST_VENV)/.installed-test
+	$(TEST_VENV)/bin/ruff check .
+
+# mypy does not see the folders that setup.py moves into the package: it is shown the tree as it is installed.
+types: $(TEST_VENV)/.installed-test
+	@rm -rf build/types && mkdir -p build/types/ldseg_auto
+	@ln -s "$(CURDIR)"/ldseg_auto/* "$(CURDIR)"/planners "$(CURDIR)"/preprocessing build/types/ldseg_auto/
+	cd build/types && "$(abspath $(TEST_VENV))"/bin/mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" -p ldseg_auto
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,143 @@
+"""ldseg_predict: the choice of the model, the flags, and the exit code. (Prediction itself: tests/inference, tests/end_to_end.)"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldseg_auto.cli import common
+from ldseg_auto.cli.predict import build, work
+from ldseg_auto.inference.predictor import CaseStatus, Predictor
+
+LOADING, PREDICTING = inspect.signature(Predictor.from_folder), inspect.signature(Predictor.predict_folder)
+
+
+class Recorder:
+    """Stands in for a loaded Predictor; binds calls to the real signatures."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+        self.predicted: dict[str, Any] = {}
+        self.statuses = [CaseStatus("a", "done", "", 1.0)]
+
+    def from_folder(self, *args: Any, **kwargs: Any) -> Recorder:
+        bound = LOADING.bind(*args, **kwargs)
+        bound.apply_defaults()
+        self.loaded = bound.arguments
+        return self
+
+    def predict_folder(self, *args: Any, **kwargs: Any) -> list[CaseStatus]:
+        self.predicted = PREDICTING.bind(self, *args, **kwargs).arguments
+        return self.statuses
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(Predictor, "from_folder", staticmethod(recorder.from_folder))
+    return recorder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for name in (
+        "Dataset004_Hippocampus/ldsegPlans__3d_fullres",
+        "Dataset004_Hippocampus/ldsegPlans__2d",
+        "Dataset012_Knee/ldsegPlans__2d",
+    ):
+        fold = tmp_path / "results" / name / "fold_0"
+        fold.mkdir(parents=True)
+        (fold / "checkpoint_final.pth").touch()
+    (tmp_path / "results" / "Dataset020_Untrained" / "ldsegPlans__2d" / "fold_0").mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    return tmp_path / "results"
+
+
+def predict(results: Path, *flags: str) -> int:
+    return common.run(
+        build(), work, ["-i", str(results.parent / "in"), "-o", str(results.parent / "out"), "--results", str(results), *flags]
+    )
+
+
+def test_several_models_are_listed_with_their_flags(results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(results) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"error: 3 models are trained in {results}; choose one:"
+    assert [line.split() for line in lines[1:]] == [
+        ["-d", "4", "-c", "2d", "(Dataset004_Hippocampus)"],
+        ["-d", "4", "-c", "3d_fullres", "(Dataset004_Hippocampus)"],
+        ["-d", "12", "-c", "2d", "(Dataset012_Knee)"],
+    ]
+    assert not recorder.loaded
+
+
+def test_models_that_flags_cannot_tell_apart_are_listed_by_folder(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = results / "Dataset012_Knee" / "otherPlans__2d"
+    (other / "fold_1").mkdir(parents=True)
+    (other / "fold_1" / "checkpoint_best.pth").touch()
+    assert predict(results, "-d", "12") == 2
+    assert f"-m {other}   (Dataset012_Knee)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("-d", "12"), "Dataset012_Knee/ldsegPlans__2d"),
+        (("-c", "3d_fullres"), "Dataset004_Hippocampus/ldsegPlans__3d_fullres"),
+        (("-d", "4", "-c", "2d"), "Dataset004_Hippocampus/ldsegPlans__2d"),
+    ],
+)
+def test_flags_choose_the_model(results: Path, recorder: Recorder, flags: tuple[str, ...], expected: str) -> None:
+    assert predict(results, *flags) == 0
+    assert recorder.loaded["model_folder"] == results / expected
+
+
+def test_the_only_model_needs_no_flag(results: Path, recorder: Recorder) -> None:
+    for folder in results.glob("Dataset004*/*/fold_0/checkpoint_final.pth"):
+        folder.unlink()
+    assert predict(results) == 0
+    assert recorder.loaded["model_folder"] == results / "Dataset012_Knee/ldsegPlans__2d"
+
+
+def test_no_such_model(results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(results, "-d", "20") == 2
+    err = capsys.readouterr().err
+    assert f"no model of dataset 20 is trained in {results}. There are:" in err and "-d 12 -c 2d" in err
+    assert predict(results, "--results", str(results / "empty")) == 2
+    assert f"no trained model in {results / 'empty'}. Train one with ldseg_train" in capsys.readouterr().err
+
+
+def test_flags_reach_the_predictor(results: Path, recorder: Recorder) -> None:
+    model = results / "Dataset012_Knee" / "ldsegPlans__2d"
+    flags = ["-m", str(model), "-f", "0", "all", "--steps", "3", "--samples", "5", "--seed", "7", "--device", "cpu", "--tile-batch", "2"]
+    assert predict(results, *flags, "--overwrite") == 0
+    expected = {"model_folder": model, "folds": ["0", "all"], "device": "cpu", "steps": 3, "samples": 5, "seed": 7, "tile_batch": 2}
+    assert recorder.loaded == expected
+    assert recorder.predicted["inputs"] == results.parent / "in" and recorder.predicted["output"] == results.parent / "out"
+    assert recorder.predicted["overwrite"] is True
+
+
+def test_without_flags_the_plans_decide(results: Path, recorder: Recorder) -> None:
+    assert predict(results, "-d", "12") == 0
+    assert [recorder.loaded[k] for k in ("folds", "steps", "samples", "tile_batch")] == [None] * 4
+    assert recorder.predicted["overwrite"] is False
+
+
+def test_failed_cases_are_named_and_the_exit_code_is_1(results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    recorder.statuses.append(CaseStatus("b", "failed", "b_0000.nii.gz is truncated", 0.1))
+    assert predict(results, "-d", "12", "--quiet") == 1
+    assert capsys.readouterr().err == "failed: b: b_0000.nii.gz is truncated\n"
+    assert predict(results, "-d", "12") == 1
+    assert capsys.readouterr().out.startswith("1 of 2 cases predicted: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(("-m", "x", "-d", "4"), "-m names the model already"), (("-i", "/nowhere/scan.nii.gz"), "-i /nowhere/scan.nii.gz does not exist")],
+)
+def test_bad_flags(results: Path, flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(results, *flags) == 2
+    assert message in capsys.readouterr().err

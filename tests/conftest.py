@@ -1,0 +1,104 @@
+"""Fixtures for all tests: small datasets made on the spot, and the real ones where they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real datasets; tests that need it are skipped where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real datasets are not here ({SHARED})")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """Writes a dataset in raw format and returns its folder; see `write_dataset` for the arguments."""
+    return write_dataset
+
+
+def write_dataset(
+    root: Path, n_cases: int = 6, shape: Sequence[int] = (12, 24, 20), spacing: Sequence[float] = (3.0, 1.0, 1.0), channels: int = 1,
+    classes: int = 2, ending: str = ".nii.gz", **more: object,
+) -> Path:  # fmt: skip
+    """A dataset `Dataset001_Toy` below `root`: one ball per class, brighter by class, on noise.
+
+    Args:
+        shape: (z, y, x); a natural image (.png .bmp .jpg .tif) takes (y, x) from it, with 3 channels in one RGB file.
+        classes: foreground classes, values 1, 2, ...
+        more: `dataset_id`, `raters` (number), `seed`, and `content` (keys put into dataset.json over the others).
+    """
+    unknown = set(more) - {"dataset_id", "raters", "seed", "content"}
+    if unknown:
+        raise TypeError(f"unknown arguments {sorted(unknown)}")
+    folder = Path(root) / f"Dataset{more.get('dataset_id', 1):03d}_Toy"
+    natural = ending in (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
+    raters = int(more.get("raters", 1))  # type: ignore[call-overload]
+    names = ["labelsTr"] if raters == 1 else [f"labelsTr_rater{r + 1}" for r in range(raters)]
+    rng = np.random.default_rng(more.get("seed", 0))  # type: ignore[arg-type]
+    grid = (1, *shape[1:]) if natural else tuple(shape)
+    for number in range(n_cases):
+        image, label = _case(rng, grid, channels, classes)
+        case = f"toy_{number:03d}"
+        _write_image(folder / "imagesTr", case, image, spacing, ending, natural)
+        for name in names:
+            _write_label(folder / name, case, label, spacing, ".png" if ending in (".jpg", ".jpeg") else ending, natural)
+    content = {
+        "channel_names": {str(c): f"channel{c}" for c in range(channels)},
+        "labels": {"background": 0, **{f"class{k}": k for k in range(1, classes + 1)}},
+        "numTraining": n_cases,
+        "file_ending": ending,
+        **({} if raters == 1 else {"raters": names}),
+        **(more.get("content") or {}),  # type: ignore[dict-item]
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def _case(rng: np.random.Generator, grid: Sequence[int], channels: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image (c, z, y, x) in 0..255 and label (z, y, x)."""
+    axes = np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")
+    label = np.zeros(grid, np.uint8)
+    for value in range(1, classes + 1):
+        place = (value - 0.5) / classes
+        centre = [(n - 1) * (place if axis == 2 else 0.5) + rng.uniform(-0.05, 0.05) * n for axis, n in enumerate(grid)]
+        radii = [max(n * (0.4 / classes if axis == 2 else 0.3), 1.0) for axis, n in enumerate(grid)]
+        distance = sum(((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii, strict=True))
+        label[distance < 1] = value
+    image = 60.0 + 150.0 * label[None] / classes + rng.normal(0, 10, (channels, *grid))
+    return np.clip(image, 0, 255).astype(np.float32), label
+
+
+def _write_image(folder: Path, case: str, image: np.ndarray, spacing: Sequence[float], ending: str, natural: bool) -> None:
+    from PIL import Image
+
+    from ldseg_auto.data.image_io import write_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if natural:
+        pixels = image[:, 0].astype(np.uint8)
+        Image.fromarray(np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[0]).save(folder / f"{case}_0000{ending}")
+        return
+    for number, channel in enumerate(image):
+        write_image(folder / f"{case}_{number:04d}{ending}", channel, spacing)
+
+
+def _write_label(folder: Path, case: str, label: np.ndarray, spacing: Sequence[float], ending: str, natural: bool) -> None:
+    from PIL import Image
+
+    from ldseg_auto.data.image_io import write_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if natural:
+        Image.fromarray(label[0]).save(folder / f"{case}{ending}")
+    else:
+        write_image(folder / f"{case}{ending}", label, spacing)
