@@ -1,0 +1,105 @@
+"""From raw data to plans: purity, replay, and what the reasons say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ldseg_auto.data.dataset import open_dataset
+from ldseg_auto.errors import InputError, PlansError
+from ldseg_auto.parallel import executor
+from ldseg_auto.planners.extract import extract_fingerprint
+from ldseg_auto.planners.fingerprint import Fingerprint
+from ldseg_auto.planners.planner import choose_configurations, describe, label_grid, layouts, make_plans
+from ldseg_auto.planners.plans import Plans
+from ldseg_auto.planners.spectrum import measure_latent, sample_cases
+
+
+def measured(folder: Path, workers: int = 1, reverse: bool = False) -> Fingerprint:
+    dataset = open_dataset(folder)
+    cases = dataset.cases[::-1] if reverse else dataset.cases
+    heads = dataset.description.labels.num_heads
+    with executor(workers) as pool:
+        fingerprint = extract_fingerprint(replace(dataset, cases=cases), pool)
+        order, found = layouts(fingerprint, heads)
+        sample = sample_cases(cases, fingerprint)
+        codes = {}
+        for layout in found.values():
+            grid = label_grid(layout, order)
+            codes[grid.key] = measure_latent(sample, dataset.description, grid, pool)
+    return replace(fingerprint, latent=codes)
+
+
+@pytest.fixture(scope="module")
+def folder(make_dataset, tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("raw"), n_cases=6, shape=(14, 40, 36), spacing=(3.0, 1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def fingerprint(folder: Path) -> Fingerprint:
+    return measured(folder)
+
+
+def test_fingerprint_survives_the_disk_and_gives_the_same_plans(fingerprint: Fingerprint, tmp_path: Path) -> None:
+    fingerprint.save(tmp_path / "f.json")
+    again = Fingerprint.load(tmp_path / "f.json")
+    assert again == fingerprint
+    assert make_plans(again, 3) == make_plans(fingerprint, 3)
+
+
+def test_plans_do_not_depend_on_workers_or_the_order_of_cases(folder: Path, fingerprint: Fingerprint) -> None:
+    plans = make_plans(fingerprint, 3)
+    assert make_plans(measured(folder, workers=2), 3) == plans
+    assert make_plans(measured(folder, reverse=True), 3) == plans
+
+
+def test_plans_hold_every_decision_with_its_reason(fingerprint: Fingerprint, tmp_path: Path) -> None:
+    plans = make_plans(fingerprint, 3)
+    assert set(plans.configurations) == {"2d", "3d_fullres"} and plans.default_configuration == "3d_fullres"
+    for configuration in plans.configurations.values():
+        assert {"spacing", "patch_size", "batch_size", "normalisation", "latent", "sampling.steps"} <= set(configuration.reasons)
+    full = plans.configurations["3d_fullres"]
+    assert full.spacing == (3.0, 1.0, 1.0) and full.memory_gib <= 8
+    plans.save(tmp_path / "p.json")
+    assert Plans.load(tmp_path / "p.json") == plans
+    text = describe(plans)
+    assert "3d_fullres" in text and "latent dimension" in text and "Why:" in text
+
+
+def test_memory_target_changes_the_batch_and_too_small_names_the_minimum(fingerprint: Fingerprint) -> None:
+    with pytest.raises(InputError, match=r"--gpu-memory 0.1: the smallest patch .* needs \d"):
+        layouts(fingerprint, 3, 0.1)
+
+
+def test_unknown_configuration(fingerprint: Fingerprint) -> None:
+    with pytest.raises(InputError, match="-c 4d: this dataset has no such configuration; it has 3d_fullres, 2d"):
+        choose_configurations(["3d_fullres", "2d"], ["4d"])
+
+
+def test_missing_label_code_says_what_to_do(fingerprint: Fingerprint) -> None:
+    with pytest.raises(PlansError, match="holds no label code for '3d_fullres.*run ldseg_plan_and_preprocess again"):
+        make_plans(replace(fingerprint, latent={}), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"version": 99}, "version = 99 is not possible.*--clean"),
+        ({"colour": 1}, "unknown key 'colour'"),
+        ({"cases": []}, "cases = .* is not possible: expected at least one"),
+    ],
+)
+def test_edited_fingerprint_is_refused(fingerprint: Fingerprint, tmp_path: Path, change: dict, match: str) -> None:
+    import json
+
+    fingerprint.save(tmp_path / "f.json")
+    content = json.loads((tmp_path / "f.json").read_text())
+    (tmp_path / "f.json").write_text(json.dumps(content | change))
+    with pytest.raises(PlansError, match=match):
+        Fingerprint.load(tmp_path / "f.json")
+
+
+def test_data_hash_changes_with_a_file_only(fingerprint: Fingerprint) -> None:
+    other = replace(fingerprint.cases[0], input_hash="0" * 64)
+    assert replace(fingerprint, cases=(other, *fingerprint.cases[1:])).data_hash != fingerprint.data_hash
+    assert replace(fingerprint, latent={}).data_hash == fingerprint.data_hash
