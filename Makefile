@@ -1,10 +1,12 @@
 # make demo   installs into .venv-demo, then data, plan, train, predict, evaluate in ./demo_output (about 5 minutes on two cores)
 # make test   installs into .venv, then ruff, mypy, pytest
-# Variables:  PYTHON=python3.12  VENV=folder  DEMO_TIME=5m (of training)  DEMO=folder (of the demo's output)  PYTEST='tests/data -x'
+# Variables:  PYTHON=python3.12  VENV=folder  PYTEST='tests/data -x'
+#             DEMO=folder (of its output)  DEMO_TIME=5m (of training)  DEMO_TRAIN='-c 2d' (more flags of ldseg_train)
 
 PYTHON ?= python3
 DEMO ?= demo_output
 DEMO_TIME ?= 150s
+DEMO_TRAIN ?=
 DEMO_VENV = $(or $(VENV),.venv-demo)
 TEST_VENV = $(or $(VENV),.venv)
 PYTEST ?=
@@ -18,7 +20,7 @@ NEEDS = setup.py pyproject.toml constraints.txt
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 define MAKE_VENV
 @$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, %s is %s: make PYTHON=python3.11 ..." % (sys.executable, sys.version.split()[0]))'
@@ -43,7 +45,7 @@ demo: $(DEMO_VENV)/.installed
 	@rm -rf $(DEMO)/preprocessed/Dataset900_Demo $(DEMO)/results/Dataset900_Demo
 	$(DEMO_VENV)/bin/ldseg_make_demo $(DEMO)/raw --overwrite
 	$(DEMO_VENV)/bin/ldseg_plan_and_preprocess -d 900 --raw $(DEMO)/raw --preprocessed $(DEMO)/preprocessed
-	$(DEMO_VENV)/bin/ldseg_train 900 0 --time-budget $(DEMO_TIME) --preprocessed $(DEMO)/preprocessed --results $(DEMO)/results
+	$(DEMO_VENV)/bin/ldseg_train 900 0 --time-budget $(DEMO_TIME) $(DEMO_TRAIN) --preprocessed $(DEMO)/preprocessed --results $(DEMO)/results
 	$(DEMO_VENV)/bin/ldseg_predict -i $(RAW)/imagesTs -o $(MASKS) --overwrite --results $(DEMO)/results
 	$(DEMO_VENV)/bin/ldseg_evaluate $(RAW)/labelsTs $(MASKS) -d 900 --raw $(DEMO)/raw --images $(RAW)/imagesTs --picture $(DEMO)/compare.png
 	@echo "Image, reference and prediction side by side: $(DEMO)/compare.png"

@@ -29,15 +29,14 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir=INSIDE,
+    # Most tests were run with all lower bounds but torch's at once. SimpleITK 2.3 reads truncated .mha files without an error.
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
-        "scipy>=1.11",
-        "SimpleITK>=2.3",
+        "scipy>=1.11.4",
+        "SimpleITK>=2.4",
         "batchgenerators>=0.25",
         "dynamic-network-architectures>=0.3.1",
-        "acvl-utils>=0.2.3",
-        "scikit-image>=0.22",
         "blosc2>=3.0",
         "lightning-fabric>=2.4",
         "matplotlib>=3.8",

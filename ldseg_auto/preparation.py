@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ldseg_auto.data.dataset import Case, RawDataset, find_dataset, open_dataset
-from ldseg_auto.data.splits import make_splits
+from ldseg_auto.data.splits import fold_cases, make_splits
 from ldseg_auto.data.verify import verify_dataset
-from ldseg_auto.errors import DatasetError, PlansError
-from ldseg_auto.files import read_json, write_json
+from ldseg_auto.errors import DatasetError, InputError, PlansError
+from ldseg_auto.files import read_json, write_json, write_text
 from ldseg_auto.parallel import executor, run_all
 from ldseg_auto.planners.extract import extract_fingerprint, hash_case, raise_failures
 from ldseg_auto.planners.fingerprint import Fingerprint
@@ -65,9 +67,9 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
     """
     dataset = open_dataset(find_dataset(raw, dataset_id))
     if options.groups is not None:
-        dataset = replace(dataset, description=replace(dataset.description, groups=options.groups))
-    splits = make_splits([c.identifier for c in dataset.cases], dataset.description.groups)
+        dataset = replace(dataset, description=replace(dataset.description, groups=_checked_groups(options.groups)))
     target = preprocessed / dataset.name
+    splits = _splits(dataset, target / SPLITS)
     if options.verify:
         problems = verify_dataset(dataset, options.workers, progress)
         if problems:
@@ -79,7 +81,7 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
         wanted = choose_configurations(list(plans.configurations), options.configurations)
         _write_plans(target, plans)
         write_json(target / "dataset.json", dataset.description.content)
-        _write_splits(dataset, target, splits)
+        _write_splits(target / SPLITS, splits)
         if options.clean:
             remove_cases(target, list(folders_of(plans, wanted)))
         outcomes = preprocess_dataset(dataset, plans, wanted, target, hashes, pool, progress)
@@ -139,52 +141,73 @@ def _stored(path: Path, dataset: RawDataset, hashes: Mapping[str, str]) -> Finge
     return None
 
 
+def _checked_groups(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as cause:
+        raise InputError(f"--groups {pattern!r} is no regular expression: {cause}.") from None
+    return pattern
+
+
 def _write_plans(target: Path, plans: Plans) -> None:
     """Writes the plans; others that are there are kept under another name."""
     path = target / f"{PLANS_NAME}.json"
     if path.exists():
-        if read_json(path) == plans.to_dict():
+        if read_json(path, PlansError) == plans.to_dict():
             return
-        kept = next(p for i in range(1, 1000) if not (p := target / f"{PLANS_NAME}.previous_{i}.json").exists())
-        path.rename(kept)
-        logger.info("%s differed from the new plans and is kept as %s.", path.name, kept.name)
+        _keep(path)
     plans.save(path)
 
 
-def _write_splits(dataset: RawDataset, target: Path, splits: list[dict[str, list[str]]]) -> None:
-    """Writes splits_final.json: the raw folder's own where there is one; what is there is kept while it names the same cases."""
-    own, path = dataset.folder / SPLITS, target / SPLITS
+def _splits(dataset: RawDataset, path: Path) -> list[dict[str, list[str]]]:
+    """The raw folder's own splits where there are some; else those at `path` while they name the same cases; else new ones.
+
+    Raises:
+        DatasetError: the user's own splits are damaged, or name a case that is not in the dataset; a case has no group.
+    """
+    own, cases = dataset.folder / SPLITS, {c.identifier for c in dataset.cases}
     if own.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _read_splits(own, dataset))
-        return
-    if path.exists() and _names(_read_list(path)) == {c.identifier for c in dataset.cases} and dataset.description.groups is None:
-        return
+        splits = _read_splits(own)
+        strangers = sorted(_names(splits) - cases)
+        if strangers:
+            count = len(strangers)
+            raise DatasetError(f"{own} names case {strangers[0]}, which is not in imagesTr ({count} such cases). Correct the file.")
+        return splits
+    made = make_splits(sorted(cases), dataset.description.groups)
+    if dataset.description.groups is None and path.exists():
+        there = _read_splits(path)
+        return there if _names(there) == cases else made
+    return made
+
+
+def _write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
+    """Writes the splits; others that are there are kept under another name."""
+    if path.exists():
+        with contextlib.suppress(ValueError):  # a damaged one is kept as well
+            if json.loads(path.read_text(encoding="utf-8")) == splits:
+                return
+        _keep(path)
     write_json(path, splits)
 
 
-def _read_splits(path: Path, dataset: RawDataset) -> list[dict[str, list[str]]]:
-    """The user's own splits.
-
-    Raises:
-        DatasetError: they name a case that is not in the dataset.
-    """
-    splits = _read_list(path)
-    strangers = sorted(_names(splits) - {c.identifier for c in dataset.cases})
-    if strangers:
-        raise DatasetError(f"{path} names case {strangers[0]}, which is not in imagesTr ({len(strangers)} such cases). Correct the file.")
-    return splits
+def _keep(path: Path) -> None:
+    """Copies `path` to NAME.previous_1.json, or the first number that is free; a full disk leaves `path` as it was."""
+    kept = next(p for i in range(1, 1000) if not (p := path.with_suffix(f".previous_{i}.json")).exists())
+    write_text(kept, path.read_text(encoding="utf-8"))
+    logger.info("%s differed from the new one and is kept as %s.", path.name, kept.name)
 
 
-def _read_list(path: Path) -> list[dict[str, list[str]]]:
+def _read_splits(path: Path) -> list[dict[str, list[str]]]:
+    advice = "Correct the file, or delete it to have the splits made."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        fold_cases(content, "all")  # checks the form
+    except InputError as cause:
+        raise DatasetError(f"{path}: {cause} {advice}") from None
     except ValueError as cause:
-        raise DatasetError(f"{path} is not valid JSON: {cause}. Correct the file, or delete it to have the splits made.") from None
-    if not isinstance(content, list) or not all(isinstance(s, dict) and {"train", "val"} <= set(s) for s in content):
-        raise DatasetError(f'{path}: expected a list of {{"train": [case, ...], "val": [case, ...]}}. Correct the file, or delete it.')
+        raise DatasetError(f"{path} is not valid JSON: {cause}. {advice}") from None
     return content
 
 
 def _names(splits: list[dict[str, list[str]]]) -> set[str]:
-    return {case for split in splits for part in ("train", "val") for case in split[part]}
+    return set(fold_cases(splits, "all")["train"])

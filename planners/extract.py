@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from scipy.ndimage import find_objects
 from scipy.ndimage import label as connected
 
 from ldseg_auto.data.dataset import Case, Description, RawDataset
+from ldseg_auto.data.endings import TIFF, ending_of
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.data.training_case import load_training_case
 from ldseg_auto.data.verify import check_constant
@@ -58,9 +61,8 @@ def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress 
     classes = class_statistics(cases, names)
     absent = [name for name, found in classes.items() if found.prevalence == 0]
     if absent:
-        raise DatasetError(
-            f"{dataset.name}: class {', '.join(absent)} is in none of the {len(cases)} cases. Remove it from labels in dataset.json, or add cases."
-        )
+        advice = "Remove it from labels in dataset.json, or add cases."
+        raise DatasetError(f"{dataset.name}: class {', '.join(absent)} is in none of the {len(cases)} cases. {advice}")
     relative = float(np.median([prod(c.shape_after_crop) / prod(c.shape) for c in cases]))
     channels = {str(i): intensity_statistics(channel) for i, channel in enumerate(intensities)}
     return Fingerprint(
@@ -108,8 +110,23 @@ def analyse_case(case: Case, description: Description, samples: int) -> CaseAnal
 
 
 def hash_case(case: Case) -> str:
-    """SHA-256 over the bytes of all files of a case."""
-    return hashlib.sha256("".join(hash_file(p) for p in (*case.images, *case.labels)).encode()).hexdigest()
+    """SHA-256 over the bytes of all files of a case, those included that they refer to."""
+    files = [f for p in (*case.images, *case.labels) for f in (p, *_companions(p))]
+    return hashlib.sha256("".join(hash_file(f) for f in files).encode()).hexdigest()
+
+
+def _companions(path: Path) -> list[Path]:
+    """The voxels of an .mhd header, and the sidecar with the spacing of a TIFF."""
+    ending = ending_of(path)
+    if ending.lower() == ".mhd":
+        found = re.search(rb"^\s*ElementDataFile\s*=\s*(.+?)\s*$", path.read_bytes(), re.MULTILINE)
+        named = [path.with_name(found[1].decode("utf-8", "replace"))] if found else []
+    elif ending.lower() in TIFF:
+        stem = path.name[: -len(ending)]
+        named = [path.with_name(f"{name}.json") for name in dict.fromkeys((stem, re.sub(r"_\d{4}$", "", stem)))]
+    else:
+        return []
+    return [f for f in named if f.is_file()]
 
 
 def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict[str, float], dict[str, float]]:

@@ -143,9 +143,11 @@ def make_plans(
         )  # fmt: skip
     planned = _with_folders(planned, fingerprint, order)
     default = next(n for n in ("3d_fullres", "2d", "3d_lowres") if n in planned)
+    transpose = next(iter(found.values())).reasons["transpose"]
+    reasons = {"transpose_forward": transpose, "default_configuration": f"{default}: the finest 3D, else 2D"}
     return Plans(
-        fingerprint.dataset_name, PLANS_NAME, fingerprint.data_hash, fingerprint.file_ending, order, fingerprint.intensities, planned, default,
-        {"transpose_forward": next(iter(found.values())).reasons["transpose"], "default_configuration": f"{default}: the finest 3D, else 2D"},
+        fingerprint.dataset_name, PLANS_NAME, fingerprint.data_hash, fingerprint.file_ending, order, fingerprint.intensities, planned,
+        default, reasons,
     )  # fmt: skip
 
 
@@ -208,8 +210,10 @@ def describe(plans: Plans) -> str:
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
-    title = f"{plans.dataset_name}, {plans.plans_name}; default configuration {plans.default_configuration}; {plans.reasons['transpose_forward']}"
-    reasons = [f"  {name}, {key}: {text}" for name, c in plans.configurations.items() for key, text in c.reasons.items() if key != "transpose"]
+    default, transposed = plans.default_configuration, plans.reasons["transpose_forward"]
+    title = f"{plans.dataset_name}, {plans.plans_name}; default configuration {default}; {transposed}"
+    why = [(name, key, text) for name, c in plans.configurations.items() for key, text in c.reasons.items()]
+    reasons = [f"  {name}, {key}: {text}" for name, key, text in why if key != "transpose"]
     return "\n".join([title, "", *lines, "", "Why:", *reasons])
 
 

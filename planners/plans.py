@@ -129,22 +129,23 @@ class Training:
     batch_dice: bool = True  # Dice over the batch as one volume
     skip_dropout: float = 0.3  # share of samples decoded without image features
     reconstruction_weight: float = 0.5  # of the label autoencoder's segmentation loss
+    reconstruction_share: float = 0.5  # share of a batch whose labels the autoencoder decodes: a second pass of the decoder
     regression_weight: float = 1.0  # of the squared error on the latent
     recycling: float = 0.5  # share of samples noised from the model's own prediction
     pure_noise: float = 0.2  # share of samples at t = 1
-    validation_batches: int = 8  # fixed patches per epoch = batches x batch size
+    validation_patches: int = 32  # fixed patches per epoch, rounded to whole batches
     augmentation: bool = True
     workers: int = 2  # augmentation processes
     precision: str = "auto"  # auto | float32 | bf16 (autocast); auto takes what is fast on the device
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "validation_batches"):
+        for name in ("epochs", "iterations_per_epoch", "validation_patches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("weight_decay", "reconstruction_weight", "regression_weight", "workers"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("oversample_foreground", "skip_dropout", "recycling", "pure_noise"):
+        for name in ("oversample_foreground", "skip_dropout", "recycling", "pure_noise", "reconstruction_share"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")

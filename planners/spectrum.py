@@ -83,9 +83,9 @@ def case_labels(case: Case, description: Description, grid: LabelGrid) -> CaseLa
     read = read_label(case.labels[0])
     label, spacing = description.labels.encode(read.array), read.spacing
     label = np.where(label == (description.labels.ignore_index or 0), 0, label).transpose(grid.transpose)
-    spacing = [spacing[a] for a in grid.transpose]
-    target = (*spacing[: 3 - len(grid.spacing)], *grid.spacing)
-    label = nearest(label, new_shape(label.shape, spacing, target), None)
+    moved = [spacing[a] for a in grid.transpose]
+    target = (*moved[: 3 - len(grid.spacing)], *grid.spacing)
+    label = nearest(label, new_shape(label.shape, moved, target), None)
     rng = np.random.default_rng(0)
     classes = len(description.labels.values)
     blocks = {f: cut(label, (1,) * (3 - len(f)) + f, classes, BLOCKS_PER_CASE, rng) for f in grid.factors}

@@ -24,7 +24,9 @@ def target_spacing(spacing: Sequence[float], configuration: Configuration) -> tu
     return (*spacing[: 3 - configuration.dimensions], *configuration.spacing)
 
 
-def preprocess_array(image: np.ndarray, spacing: Sequence[float], plans: Plans, configuration: Configuration) -> tuple[np.ndarray, Properties]:
+def preprocess_array(
+    image: np.ndarray, spacing: Sequence[float], plans: Plans, configuration: Configuration
+) -> tuple[np.ndarray, Properties]:
     """Transposes, crops to non-zero, normalises and resamples an image.
 
     Args:
@@ -54,7 +56,8 @@ def preprocess_array(image: np.ndarray, spacing: Sequence[float], plans: Plans, 
 
 def preprocess_labels(labels: np.ndarray, properties: Properties, plans: Plans, configuration: Configuration) -> np.ndarray:
     """Labels `(raters, z, y, x)` indices, canonical, onto the grid of the preprocessed image that `properties` belong to."""
-    cropped = _transposed(labels, plans)[(slice(None), *slices(properties.box))]
+    inside = (slice(None), *slices(properties.box))
+    cropped = _transposed(labels, plans)[inside]
     separate = None if properties.separate_axis < 0 else properties.separate_axis
     return np.stack([resample_label(x, properties.preprocessed_shape, separate, configuration.resampling) for x in cropped])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
@@ -23,6 +25,6 @@ def nonzero_box(image: np.ndarray) -> Box:
     return tuple(box)
 
 
-def slices(box: Box) -> tuple[slice, ...]:
+def slices(box: Sequence[Sequence[int]]) -> tuple[slice, ...]:
     """The box as an index for the last three axes: `array[(..., *slices(box))]`."""
     return tuple(slice(low, high) for low, high in box)

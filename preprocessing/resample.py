@@ -19,11 +19,14 @@ def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[f
 
 
 def coarse_axis(spacing: Sequence[float], target: Sequence[float], threshold: float) -> int | None:
-    """The axis to resample by itself: the coarsest, where it is more than `threshold` times the finest, before or else after."""
+    """The axis to resample by itself: the coarsest, where it is more than `threshold` times the finest, before or else after.
+
+    None where two axes are equally coarse (nnU-Net's rule).
+    """
     for given in (spacing, target):
-        worst = int(np.argmax(given))
         if max(given) / min(given) > threshold:
-            return worst
+            worst = [axis for axis, s in enumerate(given) if s == max(given)]
+            return worst[0] if len(worst) == 1 else None
     return None
 
 

@@ -19,6 +19,7 @@ from ldseg_auto.files import atomic_path, read_json, write_json
 from ldseg_auto.planners.serialise import from_dict, to_dict
 
 CPARAMS = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+DPARAMS = {"nthreads": 1}  # it is written into the file, which would otherwise depend on the machine
 MAX_CHUNK = 2**18  # voxels of a chunk: what a patch reads at least
 
 
@@ -111,7 +112,11 @@ def load_reference(folder: Path, identifier: str) -> tuple[np.ndarray, tuple[flo
     Raises:
         InputError: missing or damaged.
     """
-    spacing = read_json(folder / f"{identifier}.json")["spacing"]
+    path = folder / f"{identifier}.json"
+    spacing = read_json(path).get("spacing")
+    if not isinstance(spacing, list) or len(spacing) != 3 or not all(isinstance(s, float) and s > 0 for s in spacing):
+        rule = "expected three numbers above 0 (mm)"
+        raise InputError(f"{path}: spacing = {spacing!r}; {rule}. Delete it and run ldseg_plan_and_preprocess again.")
     return open_array(folder / f"{identifier}.b2nd")[:].astype(np.int16), tuple(spacing)
 
 
@@ -119,7 +124,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a Blosc2 array, atomically."""
     with atomic_path(path) as temporary:
         temporary.unlink()
-        blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=_chunks(array.shape), cparams=CPARAMS)
+        blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=_chunks(array.shape), cparams=CPARAMS, dparams=DPARAMS)
 
 
 def open_array(path: Path) -> Any:
@@ -131,7 +136,7 @@ def open_array(path: Path) -> Any:
     if not path.exists():
         raise InputError(f"{path} does not exist; run ldseg_plan_and_preprocess again.")
     try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        return blosc2.open(str(path), mode="r", dparams=DPARAMS)
     except (RuntimeError, ValueError, OSError) as cause:
         raise InputError(f"{path} cannot be read ({cause}); it is damaged. Delete it and run ldseg_plan_and_preprocess again.") from cause
 

@@ -22,15 +22,16 @@ def build() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = common.parser(
         "ldseg_plan_and_preprocess",
-        "Read a dataset in nnU-Net's raw format, decide how to segment it (patch, latent dimension, sampling steps, ...), say why, and preprocess its cases.",
+        "Read a dataset in nnU-Net's raw format, decide how to segment it (patch, latent dimension, sampling steps, ...), say why, "
+        "and preprocess its cases.",
         EPILOG,
     )
     number = "one or more, for instance 4 for Dataset004_Hippocampus"
     parser.add_argument("-d", "--datasets", type=common.dataset_id, nargs="+", required=True, metavar="ID", help=number)
     which = "configurations to preprocess: 2d, 3d_fullres, 3d_lowres (default: all that the dataset allows)"
     parser.add_argument("-c", "--configurations", nargs="+", default=[], metavar="NAME", help=which)
-    workers = os.cpu_count() or 1
-    parser.add_argument("-np", "--workers", type=common.positive_int, default=min(8, workers), metavar="N", help="processes (default: %(default)s)")
+    workers = min(8, os.cpu_count() or 1)
+    parser.add_argument("-np", "--workers", type=common.positive_int, default=workers, metavar="N", help=f"processes (default: {workers})")
     parser.add_argument("--verify", action="store_true", help="read and check every file first, and name all problems at once")
     parser.add_argument("--clean", action="store_true", help="measure and preprocess again, even what is up to date")
     memory = "memory of the graphics card to plan for, in GiB (default: 8)"
@@ -48,8 +49,9 @@ def work(args: argparse.Namespace) -> int:
 
     options = Options(tuple(args.configurations), args.workers, args.verify, args.clean, args.gpu_memory, args.groups)
     failed = False
-    for number in args.datasets:
+    for number in args.datasets:  # before hours of work on the first of them
         common.find_folder(args, "raw", number)
+    for number in args.datasets:
         done = plan_and_preprocess(common.root(args, "raw"), common.root(args, "preprocessed"), number, options, common.progress_bar(args))
         common.say(args, describe(done.plans))
         common.say(args, f"\n{done.folder}: {done.written} cases preprocessed, {done.kept} were up to date.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -42,10 +44,11 @@ class Objective(nn.Module):
         z0_hat = model.denoise(zt, t, condition)
         keep = (torch.rand_like(t) >= plan.skip_dropout).float()
         logits = model.decode(z0_hat, condition.keep(keep))
-        rebuilt = model.decode(z0, None)
+        last = math.ceil(plan.reconstruction_share * len(image))  # the last ones of a batch are centred on foreground
+        rebuilt = self._segmentation(model.decode(z0[-last:], None), onehot[-last:], valid[-last:]) if last else z0.new_zeros(())
         return {
             "segmentation": self._segmentation(logits, onehot, valid),
-            "reconstruction": plan.reconstruction_weight * self._segmentation(rebuilt, onehot, valid),
+            "reconstruction": plan.reconstruction_weight * rebuilt,
             "regression": plan.regression_weight * _squared_error(z0_hat, z0.detach(), valid),
         }
 

@@ -184,7 +184,8 @@ def validation_patches(prepared: Prepared) -> Patches:
     """The fixed patches of the validation cases: the same for every training of this fold."""
     configuration = prepared.configuration
     cases = prepared.folder / configuration.data_identifier
-    batches = Batches(cases, prepared.validation, configuration, seed=1, length=configuration.training.validation_batches, augment=False)
+    length = max(1, round(configuration.training.validation_patches / configuration.batch_size))
+    batches = Batches(cases, prepared.validation, configuration, seed=1, length=length, augment=False)
     return [batches[i] for i in range(len(batches))]
 
 

@@ -43,8 +43,10 @@ def choose_latent(ceilings: Mapping[tuple[int, ...], Mapping[int, Mapping[str, f
             table.append((channels / prod(factor), -dice[worst], factor, channels, worst, dice[worst]))
     enough = sorted(row for row in table if row[5] >= TARGET_CEILING)
     size, _, factor, channels, worst, ceiling = enough[0] if enough else min(table, key=lambda row: (row[1], row[0]))
-    shown = f"{'x'.join(map(str, factor))} with {channels} channels ({size:.3g} numbers per voxel): worst class {worst}, ceiling {ceiling:.3f}"
+    shown = f"{'x'.join(map(str, factor))} with {channels} channels ({size:.3g} numbers per voxel)"
+    shown += f": worst class {worst}, ceiling {ceiling:.3f}"
     if enough:
         return Choice(factor, channels, ceiling, f"the smallest that reaches {TARGET_CEILING}: {shown}", "")
-    warning = f"class {worst}: no latent considered reconstructs it to {TARGET_CEILING} (best {ceiling:.3f}); image skips must carry its detail"
+    warning = f"class {worst}: no latent considered reconstructs it to {TARGET_CEILING} (best {ceiling:.3f})"
+    warning += "; image skips must carry its detail"
     return Choice(factor, channels, ceiling, f"{TARGET_CEILING} is out of reach, the best reachable: {shown}", warning)

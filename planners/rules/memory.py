@@ -29,7 +29,9 @@ class Demand:
         return int((target_gib * GIB - self.fixed) // self.per_sample)
 
 
-def training_demand(network: Network, patch: tuple[int, ...], heads: int, image_channels: int, latent_stage: int, latent_channels: int) -> Demand:
+def training_demand(
+    network: Network, patch: tuple[int, ...], heads: int, image_channels: int, latent_stage: int, latent_channels: int
+) -> Demand:
     """Demand of the `auto` variant, whose decoder runs twice (from the drawn latent and from the label's own).
 
     Per stage of width w on n positions autograd keeps about 5 w n values for a residual block of the image encoder, 3 w n for each

@@ -15,10 +15,7 @@ SCHEDULES = ("cosine", "linear", "quadratic")
 
 def discrete_product(name: str, steps: int = 1000) -> np.ndarray:
     """alpha_bar after each of `steps` discrete steps (steps + 1 values), in float64, as the published schedules define them."""
-    if name == "linear":
-        betas = np.linspace(1e-4, 0.02, steps)
-    else:
-        betas = np.linspace(1e-4**0.5, 0.02**0.5, steps) ** 2
+    betas = np.linspace(1e-4, 0.02, steps) if name == "linear" else np.linspace(1e-4**0.5, 0.02**0.5, steps) ** 2
     return np.concatenate([[1.0], np.cumprod(1 - betas)])
 
 

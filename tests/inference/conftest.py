@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Sampling
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny networks are many times slower on two threads than on one where other work shares the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Sampling, Training
 from ldseg_auto.preprocessing.store import Properties, save_case
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny networks are many times slower on two threads than on one where other work shares the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +34,7 @@ def store() -> Callable[..., list[str]]:
 def configuration(variant: str = "auto", patch: Sequence[int] = (16, 16), batch: int = 2, **training: object) -> Configuration:
     """Two stages of 8 and 16 channels, latent of 4 channels at half the resolution, no augmentation and no workers unless asked for."""
     n = len(patch)
-    settings = {"augmentation": False, "workers": 0, "iterations_per_epoch": 5, "epochs": 2, "validation_batches": 2, **training}
+    settings = {"augmentation": False, "workers": 0, "iterations_per_epoch": 5, "epochs": 2, "validation_patches": 2, **training}
     return Configuration(
         data_identifier="data", spacing=(1.0,) * n, patch_size=tuple(patch), batch_size=batch, median_shape=(4.0, 16.0, 16.0),
         normalisation=("zscore",), use_mask_for_norm=(False,),

@@ -10,7 +10,13 @@ import torch
 from ldseg_auto.errors import ModelError
 from ldseg_auto.training import checkpoint
 
-CONTENT = {"ema": {"weight": torch.arange(3.0)}, "iteration": 7, "rows": [{"dice": None, "loss": 0.5}], "dataset_name": "A", "fingerprint_hash": "f"}
+CONTENT = {
+    "ema": {"weight": torch.arange(3.0)},
+    "iteration": 7,
+    "rows": [{"dice": None, "loss": 0.5}],
+    "dataset_name": "A",
+    "fingerprint_hash": "f",
+}
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_gradients_reach_the_parts(make_configuration: Make, variant: str, keys:
     objective = build(make_configuration(variant))
     losses = objective(*batch())
     assert set(losses) == {"loss", *keys}
-    assert float(losses["loss"]) == pytest.approx(sum(float(losses[k]) for k in keys), rel=1e-5)
+    assert float(losses["loss"].detach()) == pytest.approx(sum(float(losses[k]) for k in keys), rel=1e-5)
     losses["loss"].backward()
     for name in PARTS:
         gradients = [p.grad for p in getattr(objective.model, name).parameters()]
@@ -79,6 +79,23 @@ def test_recycling_replaces_the_truth_by_the_own_prediction_without_gradient(mak
             torch.testing.assert_close(mixed[0], own[0], rtol=1e-4, atol=1e-5)
             (gradient,) = torch.autograd.grad(mixed.sum(), z0)
             assert [bool(g.any()) for g in gradient] == [not m for m in mine]
+
+
+@pytest.mark.parametrize(("share", "decoded"), [(0.0, None), (0.3, 2), (0.5, 2), (1.0, 4)])
+def test_the_autoencoder_decodes_the_last_samples(
+    make_configuration: Make, monkeypatch: pytest.MonkeyPatch, share: float, decoded: int | None
+) -> None:
+    objective = build(make_configuration("auto", reconstruction_share=share))
+    image, onehot, valid = batch()
+    seen: list[torch.Tensor] = []
+    original = objective.model.decode
+    monkeypatch.setattr(objective.model, "decode", lambda z, c: (seen.append(z) if c is None else None) or original(z, c))
+    losses = objective(image, onehot, valid)
+    assert (len(seen[0]) if seen else None) == decoded
+    assert (float(losses["reconstruction"]) == 0) == (share == 0)
+    if decoded:
+        z0 = objective.model.eval().encode_label(onehot)
+        torch.testing.assert_close(seen[0], z0[-decoded:], rtol=1e-3, atol=1e-4)
 
 
 def test_noised_latents_keep_unit_variance_and_have_their_own_noise(make_configuration: Make) -> None:
@@ -120,8 +137,8 @@ def test_paper_weighs_dice_twice_and_regresses_the_noise(make_configuration: Mak
     monkeypatch.setattr(model, "decode", lambda z, condition: decoded.append(z) or original(z, condition))
     weights: list[float] = []
     inner = objective._segmentation
-    monkeypatch.setattr(objective, "_segmentation", lambda l, o, v, w=1.0: weights.append(w) or inner(l, o, v, w))
+    monkeypatch.setattr(objective, "_segmentation", lambda x, y, v, w=1.0: weights.append(w) or inner(x, y, v, w))
     losses = objective(*batch(64))
     assert float(losses["regression"]) == pytest.approx(1, abs=0.05)  # the mean square of eps itself
     assert weights == [2.0]
-    assert float(decoded[0].var()) == pytest.approx(1, abs=0.1)  # zt - 0: signal and noise together
+    assert float(decoded[0].detach().var()) == pytest.approx(1, abs=0.1)  # zt - 0: signal and noise together

@@ -1,0 +1,165 @@
+"""One fold from the preprocessed folder to the model folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.inference.model_folder import load_network, read_model_folder
+from ldseg_auto.planners.plans import Configuration, Intensities, Plans
+from ldseg_auto.preprocessing.store import load_case, save_reference
+from ldseg_auto.training import checkpoint
+from ldseg_auto.training.run import train_fold
+
+DATASET = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
+FAST = ["training.iterations_per_epoch=2", "training.epochs=1", "training.validation_patches=1"]
+
+
+@pytest.fixture
+def preprocessed(tmp_path: Path, store: Callable[..., list[str]], make_configuration: Callable[..., Configuration]) -> Path:
+    """preprocessed/Dataset001_Toy with three cases, two folds and two configurations."""
+    folder = tmp_path / "preprocessed" / "Dataset001_Toy"
+    names = store(folder / "data", (4, 12, 12), number=3)
+    for name in names:
+        save_reference(folder / "gt_segmentations", name, load_case(folder / "data", name).labels[:], (1.0, 1.0, 1.0))
+    known = {"3d": make_configuration(patch=(4, 8, 8)), "2d": make_configuration(patch=(8, 8))}
+    intensities = Intensities(0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0)
+    Plans("Dataset001_Toy", "ldsegPlans", "abc", ".nii.gz", (0, 1, 2), (intensities,), known, "3d").save(folder / "ldsegPlans.json")
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    folds = [{"train": names[1:], "val": names[:1]}, {"train": names[:2], "val": names[2:]}]
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """The results root."""
+    return tmp_path / "results"
+
+
+def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
+    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", seed=5)
+    assert fold == results / "Dataset001_Toy" / "ldsegPlans__3d" / "fold_0"
+    assert {"checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth", "training_log.csv", "manifest.json", "steps.json"} <= {
+        p.name for p in fold.iterdir()
+    }
+    manifest = json.loads((fold / "manifest.json").read_text())
+    assert (manifest["seed"], manifest["train"], manifest["validation"]) == (5, ["case1", "case2"], ["case0"])
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    assert set(summary["per_class"]) == {"organ", "lesion"} and set(summary["cases"]) == {"case0"}
+    model = read_model_folder(fold.parent)
+    assert model.configuration.training.epochs == 1  # the plans saved hold the settings
+    ema = checkpoint.load(fold / "checkpoint_final.pth")["ema"]
+    torch.testing.assert_close(load_network(model, "0", torch.device("cpu")).state_dict(), ema)
+
+
+def test_the_model_folder_names_the_configuration_it_trained(preprocessed: Path, results: Path) -> None:
+    fold = train_fold(preprocessed, results, "all", configuration="2d", settings=FAST, device="cpu")
+    assert fold.parent.name == "ldsegPlans__2d"
+    assert read_model_folder(fold.parent).configuration.dimensions == 2
+
+
+def test_training_is_reproducible(preprocessed: Path, results: Path) -> None:
+    settings = [*FAST, "training.augmentation=true"]
+    one, two, other = (
+        checkpoint.load(train_fold(preprocessed, results / name, 0, settings=settings, device="cpu", seed=seed) / "checkpoint_final.pth")
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    torch.testing.assert_close(one["ema"], two["ema"], rtol=0, atol=0)
+    assert not torch.equal(one["ema"]["decoder.head.weight"], other["ema"]["decoder.head.weight"])
+
+
+def test_what_is_there_is_not_replaced_and_can_be_continued(preprocessed: Path, results: Path) -> None:
+    with pytest.raises(InputError, match="--continue: .*fold_0 holds no checkpoint to continue from. Start without --continue"):
+        train_fold(preprocessed, results, 0, resume=True, device="cpu")
+    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", seed=5)
+    with pytest.raises(InputError, match="fold_0 holds a finished training. Move it away .* or use --continue"):
+        train_fold(preprocessed, results, 0, settings=FAST, device="cpu")
+    weights = checkpoint.load(fold / "checkpoint_final.pth")["ema"]
+    shutil.rmtree(fold / "validation")
+    train_fold(preprocessed, results, 0, settings=FAST, device="cpu", resume=True, seed=77)
+    torch.testing.assert_close(checkpoint.load(fold / "checkpoint_final.pth")["ema"], weights, rtol=0, atol=0)  # validated again, only
+    assert (fold / "validation" / "summary.json").exists()
+    assert json.loads((fold / "manifest.json").read_text())["seed"] == 5
+    train_fold(preprocessed, results, 0, settings=FAST[:1] + FAST[2:], epochs=2, device="cpu", resume=True)
+    assert checkpoint.load(fold / "checkpoint_final.pth")["iteration"] == 4
+    (fold / "checkpoint_final.pth").unlink()
+    with pytest.raises(InputError, match="holds an unfinished training"):
+        train_fold(preprocessed, results, 0, settings=FAST, device="cpu")
+
+
+def test_folds_of_one_folder_share_their_plans(preprocessed: Path, results: Path) -> None:
+    train_fold(preprocessed, results, 0, settings=FAST, device="cpu")
+    with pytest.raises(ModelError, match="ldsegPlans__3d holds folds trained with other plans"):
+        train_fold(preprocessed, results, 1, settings=[*FAST, "latent.channels=2"], device="cpu")
+    train_fold(preprocessed, results, 1, settings=[*FAST, "training.learning_rate=0.002"], device="cpu")
+
+
+@pytest.mark.parametrize(("iterations", "epochs", "per_epoch"), [(1, 1, 1), (30, 15, 2), (41, 14, 3), (10_000, 40, 250)])
+def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) -> None:
+    from ldseg_auto.training.run import _with_lengths
+
+    wanted = [f"training.iterations_per_epoch={per_epoch}", f"training.epochs={epochs}"]
+    assert _with_lengths(["batch_size=3"], None, iterations) == ["batch_size=3", *wanted]
+    assert epochs * per_epoch >= iterations
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fold": 5}, "fold 5 does not exist; allowed: 0, 1, all"),
+        ({"configuration": "3d_lowres"}, "configuration '3d_lowres' is not in the plans"),
+        ({"plans_name": "other"}, "other.json does not exist. Run ldseg_plan_and_preprocess"),
+        ({"epochs": 3, "iterations": 3}, "--epochs 3 and --iterations 3 both set the length"),
+        ({"iterations": 0}, "--iterations 0: expected 1 or more"),
+        ({"epochs": 0}, "training.epochs = 0 is not possible"),
+        ({"time_budget": 0.0}, "--time-budget 0.0: expected more than 0 seconds"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"device": "tpu"}, "--device tpu: expected one of"),
+        ({"settings": ["spacing=[2,2,2]"]}, "--set spacing: the cases are preprocessed with"),
+        ({"settings": ['normalisation=["ct"]']}, "--set normalisation: the cases are preprocessed with"),
+        ({"settings": ["training.magic=1"]}, "--set training.magic: there is no such field"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(preprocessed: Path, results: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train_fold(preprocessed, results, **{"fold": 0, "device": "cpu", **arguments})
+    assert not results.exists()
+
+
+def test_cases_that_are_not_preprocessed(preprocessed: Path, results: Path) -> None:
+    (preprocessed / "data" / "case1.json").unlink()
+    with pytest.raises(InputError, match=r"1 cases of fold 0 are not preprocessed for 3d \(first: case1\). Run .* -c 3d"):
+        train_fold(preprocessed, results, 0, device="cpu")
+
+
+def test_splits_that_cannot_be_read(preprocessed: Path, results: Path) -> None:
+    (preprocessed / "splits_final.json").write_text("[")
+    with pytest.raises(InputError, match="splits_final.json is not valid JSON"):
+        train_fold(preprocessed, results, 0, device="cpu")
+    (preprocessed / "splits_final.json").unlink()
+    with pytest.raises(InputError, match="splits_final.json does not exist. Run ldseg_plan_and_preprocess"):
+        train_fold(preprocessed, results, 0, device="cpu")
+
+
+def test_a_bare_machine_trains_and_validates(preprocessed: Path, results: Path) -> None:
+    """Without SimpleITK, scikit-image and acvl-utils, as on a bare GPU machine."""
+    code = (
+        "import sys\n"
+        "for name in ('SimpleITK', 'skimage', 'acvl_utils', 'nibabel', 'matplotlib'): sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from ldseg_auto.training.run import train_fold\n"
+        f"train_fold(Path({str(preprocessed)!r}), Path({str(results)!r}), 0, settings={FAST!r}, device='cpu')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert np.isfinite(json.loads((results / "Dataset001_Toy/ldsegPlans__3d/fold_0/validation/summary.json").read_text())["mean"])
