@@ -32,6 +32,7 @@ class Setup:
     folder: str
     minutes: float
     groups: str | None  # case name -> patient: folds do not split one
+    settings: tuple[str, ...] = ()  # of ldseg_train: networks that two cores can train in that time
 
     @property
     def number(self) -> str:
@@ -40,9 +41,9 @@ class Setup:
 
 
 SETUPS = {
-    "hippocampus": Setup("Dataset004_Hippocampus", 20, None),
-    "hc18": Setup("Dataset018_HC18", 15, r"^(\d+)_"),
-    "chase": Setup("Dataset028_CHASE", 15, r"^(Image_\d+)"),
+    "hippocampus": Setup("Dataset004_Hippocampus", 20, None, ("network.features_per_stage=[16,32,64,128]", "batch_size=2")),
+    "hc18": Setup("Dataset018_HC18", 15, r"^(\d+)_", ("network.features_per_stage=[8,16,32,64,128,128,128,128]", "batch_size=2")),
+    "chase": Setup("Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128]",)),
 }
 
 
@@ -77,7 +78,7 @@ def train(setup: Setup, args: argparse.Namespace) -> Path:
     shutil.rmtree(roots["results"] / setup.folder, ignore_errors=True)
     memory = ["--gpu-memory", args.gpu_memory] if args.gpu_memory else []
     run("ldseg_plan_and_preprocess", "-d", setup.number, "-np", 2, *memory, "--raw", roots["raw"], "--preprocessed", roots["preprocessed"])
-    options = [word for value in args.settings for word in ("--set", value)] + (["-c", args.configuration] if args.configuration else [])
+    options = [word for value in (*setup.settings, *args.settings) for word in ("--set", value)] + (["-c", args.configuration] if args.configuration else [])
     budget = ["--time-budget", f"{args.minutes or setup.minutes}m", "--device", args.device, "--seed", args.seed]
     run("ldseg_train", setup.number, 0, *budget, *options, "--preprocessed", roots["preprocessed"], "--results", roots["results"])
     return next((roots["results"] / setup.folder).glob("*__*/fold_0"))
@@ -111,7 +112,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(SETUPS), nargs="+", default=list(SETUPS), help="which datasets (default: all three)")
     parser.add_argument("--minutes", type=float, help="of training, in place of each dataset's own")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help="passed to ldseg_train")
+    settings = "passed to ldseg_train, after the dataset's own (a path given twice to different values is an error)"
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help=settings)
     parser.add_argument("--gpu-memory", metavar="GB", help="passed to ldseg_plan_and_preprocess")
     parser.add_argument("-c", "--configuration", help="passed to ldseg_train (default: the plans' choice)")
     parser.add_argument("--device", default="auto", help="passed to ldseg_train (default: auto)")
@@ -123,7 +125,7 @@ def main() -> None:
     for name in args.only:
         setup = SETUPS[name]
         results.append(read_result(train(setup, args), args.minutes or setup.minutes))
-        about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "settings": args.settings, "results": results}
+        about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "settings": {n: [*SETUPS[n].settings, *args.settings] for n in args.only}, "results": results}
         write_report(args.work, "first_results", table(HEADER, [row(r) for r in results]), about)
 
 
