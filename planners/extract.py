@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects
-from scipy.ndimage import label as connected
+from skimage.measure import label as connected
 
 from ldseg_auto.data.dataset import Case, Description, RawDataset
 from ldseg_auto.data.endings import TIFF, ending_of
@@ -144,7 +144,7 @@ def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict
             around = tuple(slice(min(b[a].start for b in found), max(b[a].stop for b in found)) for a in range(3))
             mask = np.isin(label[around], indices)
             voxels[name] += float(mask.sum()) / len(labels)
-            components[name] += connected(mask)[1] / len(labels)
+            components[name] += connected(mask, return_num=True, connectivity=1)[1] / len(labels)
     return voxels, components
 
 

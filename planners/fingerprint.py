@@ -66,7 +66,7 @@ class Fingerprint:
     median_relative_size_after_cropping: float  # voxels after over before
     foreground_intensity_properties_per_channel: dict[str, Intensities]  # channel index -> statistics
     classes: dict[str, ClassStatistics]
-    latent: dict[str, tuple[LatentCandidate, ...]] = field(default_factory=dict)  # grid -> candidates; see planner.grid_key
+    latent: dict[str, tuple[LatentCandidate, ...]] = field(default_factory=dict)  # grid -> candidates; key: planner.label_grid
     version: int = FINGERPRINT_VERSION
 
     def __post_init__(self) -> None:

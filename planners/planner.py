@@ -11,7 +11,7 @@ from ldseg_auto.files import hash_json
 from ldseg_auto.planners.fingerprint import Fingerprint
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Plans, Resampling, Sampling, Training
 from ldseg_auto.planners.rules.latent import Choice, candidate_factors, choose_latent
-from ldseg_auto.planners.rules.lowres import low_resolution
+from ldseg_auto.planners.rules.lowres import SHARE, low_resolution
 from ldseg_auto.planners.rules.memory import Demand, training_demand
 from ldseg_auto.planners.rules.normalisation import normalisation
 from ldseg_auto.planners.rules.patch import PatchChoice, choose_patch
@@ -71,8 +71,8 @@ def layouts(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT_GP
         voxels = len(cases) * prod(m) * (shape[0] if len(m) == 2 else 1)
         return choose_patch(s, m, voxels, lambda t: _demand(t, heads, len(fingerprint.channel_names)), gpu_memory)
 
-    def layout(name: str, s: Sequence[float], m: Sequence[float], chosen: PatchChoice) -> Layout:
-        reasons = {"spacing": grid.reason, "patch_size": chosen.patch_reason, "batch_size": chosen.batch_reason, "transpose": why}
+    def layout(name: str, s: Sequence[float], m: Sequence[float], chosen: PatchChoice, spacing_reason: str = grid.reason) -> Layout:
+        reasons = {"spacing": spacing_reason, "patch_size": chosen.patch_reason, "batch_size": chosen.batch_reason, "transpose": why}
         return Layout(name, tuple(s), (m[0], m[1], m[2]), chosen, reasons)
 
     found = {}
@@ -81,7 +81,9 @@ def layouts(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT_GP
         low = low_resolution(spacing, shape, prod(full.topology.patch_size), lambda s, m: prod(patch(s, m).topology.patch_size))
         found["3d_fullres"] = layout("3d_fullres", spacing, shape, full)
         if low:
-            found["3d_lowres"] = layout("3d_lowres", low[0], low[1], patch(*low))
+            share = prod(full.topology.patch_size) / prod(shape)
+            coarser = f"the patch at full resolution sees {share:.0%} of the median image: coarsened until it sees {SHARE:.0%}"
+            found["3d_lowres"] = layout("3d_lowres", low[0], low[1], patch(*low), coarser)
     found["2d"] = layout("2d", spacing[1:], shape, patch(spacing[1:], shape[1:]))
     return order, found
 
@@ -137,7 +139,7 @@ def make_plans(
         settings = Training(batch_dice=name == "2d" or (name == "3d_fullres" and "3d_lowres" in found))
         planned[name] = Configuration(
             "", layout.spacing, layout.patch.topology.patch_size, layout.patch.batch_size, layout.median_shape, schemes, use_mask,
-            network, Latent(latent.factor, latent.channels, round(latent.ceiling, 4)), Sampling(steps), Resampling(), settings,
+            network, Latent(latent.factor, latent.channels, latent.ceiling), Sampling(steps), Resampling(), settings,
             memory_gib=round(layout.patch.demand.gib(layout.patch.batch_size), 2),
             reasons={**layout.reasons, "normalisation": normalisation_reason, **reasons},
         )  # fmt: skip

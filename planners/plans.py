@@ -232,7 +232,7 @@ class Plans:
 
     dataset_name: str
     plans_name: str
-    fingerprint_hash: str  # SHA-256 of the fingerprint that led here
+    fingerprint_hash: str  # names the data: SHA-256 over channels, classes and input files
     file_ending: str
     transpose_forward: tuple[int, int, int]  # permutation of (z, y, x) that puts the coarsest axis first
     foreground_intensities: tuple[Intensities, ...]  # per channel

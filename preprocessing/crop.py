@@ -17,12 +17,9 @@ def nonzero_mask(image: np.ndarray) -> np.ndarray:
 
 def nonzero_box(image: np.ndarray) -> Box:
     """Smallest box around the non-zero voxels of `image` (c, z, y, x); the whole image where all are zero."""
-    occupied = (image != 0).any(0)
-    box = []
-    for axis in range(3):
-        line = np.flatnonzero(occupied.any(tuple(a for a in range(3) if a != axis)))
-        box.append((int(line[0]), int(line[-1]) + 1) if len(line) else (0, occupied.shape[axis]))
-    return tuple(box)
+    from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask  # training imports this module and does without it
+
+    return tuple((int(low), int(high)) for low, high in get_bbox_from_mask((image != 0).any(0)))
 
 
 def slices(box: Sequence[Sequence[int]]) -> tuple[slice, ...]:

@@ -41,7 +41,7 @@ def build() -> argparse.ArgumentParser:
     change = "change a value of the plans for this training; may be repeated"
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help=change)
     parser.add_argument("--device", choices=common.DEVICES, default="auto", help="where to compute (default: auto, a GPU if there is one)")
-    parser.add_argument("--seed", type=common.natural_int, default=0, metavar="N", help="of weights and patches (default: 0)")
+    parser.add_argument("--seed", type=common.natural_int, default=0, metavar="N", help="of weights, patches and noise (default: 0)")
     common.add_roots(parser, "preprocessed", "results")
     return parser
 

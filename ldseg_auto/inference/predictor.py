@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import ldseg_auto
-from ldseg_auto.data.dataset import Case, Description, find_input_cases
+from ldseg_auto.data.dataset import Case, Description, find_input_cases, label_ending
 from ldseg_auto.data.image_io import read_image, write_label
 from ldseg_auto.errors import InputError
 from ldseg_auto.files import hash_file, write_json
@@ -142,7 +142,7 @@ class Predictor:
             image = read_image(case.images)
             indices = self.predict_array(image.array, image.spacing, case.identifier)
             write_label(
-                output / f"{case.identifier}{self.description.file_ending}", self.description.labels.decode(indices), image.geometry
+                output / f"{case.identifier}{label_ending(self.description.file_ending)}", self.description.labels.decode(indices), image.geometry
             )
         except Exception as cause:  # whatever it is, the other cases go on; status, manifest and exit code tell
             logger.error("case %s failed: %s", case.identifier, cause, exc_info=logger.isEnabledFor(logging.DEBUG))

@@ -124,10 +124,10 @@ class LDSeg(nn.Module):
         """Logits `(b, heads, *spatial)`; without a condition the image is switched off."""
         return self.decoder(z, condition.decoder if condition else ())
 
-    def predict(self, image: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
-        """Logits `(b, heads, *spatial)` of one posterior sample by DDIM."""
+    def predict(self, image: torch.Tensor, noise: torch.Tensor, steps: int, fresh: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits `(b, heads, *spatial)` of one posterior sample; `noise` and `fresh` as in `sample`."""
         condition = self.condition(image)
-        return self.decode(self.sample(noise, condition, steps), condition).float()
+        return self.decode(self.sample(noise, condition, steps, fresh), condition).float()
 
 
 def _one(dimensions: int, inputs: int) -> nn.Module:

@@ -30,6 +30,7 @@ from ldseg_auto.training.validation import Patches, step_curve, validate_cases
 logger = logging.getLogger(__name__)
 EPOCHS_IN_SHORT_RUN = 20  # --iterations is cut into at least so many epochs
 PREPROCESSED = ("data_identifier", "spacing", "normalisation", "use_mask_for_norm", "resampling")  # decided before training
+RECORDS = ("median_shape", "memory_gib", "reasons")  # of planning; training does not read them
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plan
     name = configuration or plans.default_configuration
     planned = plans.configuration(name)
     changed = override(planned, settings)
+    if any(getattr(changed, key) != getattr(planned, key) for key in RECORDS) or changed.latent.ceiling != planned.latent.ceiling:
+        raise InputError(f"--set of {', '.join(RECORDS)} or latent.ceiling has no effect: they record how the plans came about. Leave it out.")
     for key in PREPROCESSED:
         if getattr(changed, key) != getattr(planned, key):
             raise InputError(
@@ -201,9 +204,10 @@ def _check_siblings(model: Path, prepared: Prepared) -> None:
 
 
 def _write_record(folder: Path, prepared: Prepared, fold: int | str, seed: int, device: torch.device) -> None:
-    """plans.json, dataset.json and fingerprint beside the folds, and the fold's manifest."""
+    """plans.json, dataset.json and fingerprint beside the folds; the fold's own plans (lengths may differ) and manifest."""
     model = folder.parent
     prepared.plans.save(model / "plans.json")
+    prepared.plans.save(folder / "plans.json")
     for source, target in (("dataset.json", "dataset.json"), ("dataset_fingerprint.json", "dataset_fingerprint.json")):
         if (prepared.folder / source).exists():
             write_text(model / target, (prepared.folder / source).read_text(encoding="utf-8"))

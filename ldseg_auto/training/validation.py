@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,8 @@ def patch_dice(model: LDSeg, patches: Patches, labels: LabelSpec, steps: int, de
     table = torch.from_numpy(labels.table)
     first = 0 if labels.has_regions else 1
     for i, (image, label) in enumerate(patches):
-        generator = torch.Generator().manual_seed(i)
-        noise = torch.randn(len(image), *model.latent_shape(tuple(image.shape[2:])), generator=generator)
-        logits = model.predict(image.to(device), noise.to(device), steps).cpu()
+        draw = _noise(i, (len(image), *model.latent_shape(tuple(image.shape[2:]))), device)
+        logits = model.predict(image.to(device), draw(-1), steps, draw).cpu()
         predicted = (logits > 0) if labels.has_regions else table[logits.argmax(1)].movedim(-1, 1) > 0
         true, predicted = table[label].movedim(-1, 1)[:, first:] > 0, predicted[:, first:]
         valid = (label != labels.ignore_index)[:, None] if labels.ignore_index is not None else torch.ones_like(true[:, :1])
@@ -44,6 +43,12 @@ def patch_dice(model: LDSeg, patches: Patches, labels: LabelSpec, steps: int, de
             counts[row] += (mask & valid).sum(axes).numpy()
     with np.errstate(invalid="ignore"):
         return 2 * counts[0] / (counts[1] + counts[2])
+
+
+def _noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Callable[[int], torch.Tensor]:
+    """Standard normal noise of `shape` for the start (-1) and each step, drawn in the order of the calls."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda step: torch.randn(shape, generator=generator).to(device)
 
 
 def step_curve(model: LDSeg, patches: Patches, labels: LabelSpec, planned: int, device: torch.device) -> dict[str, Any]:

@@ -66,7 +66,10 @@ def choose_patch(
     fits = need.largest_batch(target_gib)
     share = round(DATASET_SHARE * dataset_voxels / prod(current.patch_size))
     batch = max(MIN_BATCH, min(fits, share))
-    shrunk = f"shrunk from {_times(first)} to fit {target_gib:g} GiB" if current.patch_size != first else "the median shape fits whole"
+    whole = all(w >= m for w, m in zip(wanted, median_shape, strict=True))
+    shrunk = "the median shape fits whole" if whole else f"the largest considered, {_times(wanted)} before padding, fits"
+    if current.patch_size != first:
+        shrunk = f"shrunk from {_times(first)} to fit {target_gib:g} GiB"
     patch_reason = f"{shrunk}; median shape {_times([round(m) for m in median_shape])}, multiples of {_times(current.total_stride)}"
     batch_reason = f"{fits} samples fit {target_gib:g} GiB, 5% of the dataset's voxels are {share}, at least {MIN_BATCH}"
     return PatchChoice(current, batch, need, patch_reason, batch_reason)

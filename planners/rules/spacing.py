@@ -37,7 +37,9 @@ def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[i
     worst = int(np.argmax(median))
     others = [i for i in range(3) if i != worst]
     reason = f"median over {len(given)} cases"
-    if median[worst] > ANISOTROPY * median[others].max() and sizes[worst] * ANISOTROPY < sizes[others].min():
+    if sizes[worst] <= 1:
+        reason += "; 2D, in-plane spacing"
+    elif median[worst] > ANISOTROPY * median[others].max() and sizes[worst] * ANISOTROPY < sizes[others].min():
         percentile = float(np.percentile(given[:, worst], COARSE_PERCENTILE))
         floor = float(median[others].max()) + 1e-5
         target[worst] = max(percentile, floor)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from ldseg_auto.cli import common, evaluate, plan_and_preprocess, predict, train
 
@@ -74,15 +73,6 @@ def workbench() -> Callable[[Path], Workbench]:
 def tree() -> Callable[[Path], dict[str, bytes]]:
     """Every file and folder below a folder, files with their content, to compare before and after."""
     return lambda folder: {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small networks are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

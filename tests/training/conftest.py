@@ -7,16 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Sampling, Training
 from ldseg_auto.preprocessing.store import Properties, save_case
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tiny networks are many times slower on two threads than on one where other work shares the cores."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
     assert set(summary["per_class"]) == {"organ", "lesion"} and set(summary["cases"]) == {"case0"}
     model = read_model_folder(fold.parent)
     assert model.configuration.training.epochs == 1  # the plans saved hold the settings
+    assert Plans.load(fold / "plans.json") == model.plans
     ema = checkpoint.load(fold / "checkpoint_final.pth")["ema"]
     torch.testing.assert_close(load_network(model, "0", torch.device("cpu")).state_dict(), ema)
 
@@ -126,6 +127,8 @@ def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) 
         ({"seed": -1}, "--seed -1: expected 0 or more"),
         ({"device": "tpu"}, "--device tpu: expected one of"),
         ({"settings": ["spacing=[2,2,2]"]}, "--set spacing: the cases are preprocessed with"),
+        ({"settings": ["memory_gib=3.0"]}, "memory_gib or latent.ceiling has no effect"),
+        ({"settings": ["latent.ceiling=0.5"]}, "memory_gib or latent.ceiling has no effect"),
         ({"settings": ['normalisation=["ct"]']}, "--set normalisation: the cases are preprocessed with"),
         ({"settings": ["training.magic=1"]}, "--set training.magic: there is no such field"),
     ],

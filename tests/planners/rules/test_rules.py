@@ -93,6 +93,14 @@ class TestPatch:
         assert math.prod(patch) == pytest.approx(256**3, rel=0.01)
         assert patch[0] * 4 == pytest.approx(patch[1], rel=0.02)
 
+    def test_reason_does_not_claim_more_than_is_so(self) -> None:
+        whole = choose_patch((1, 1, 1), (40, 40, 40), 1e9, lambda t: Demand(0, 1.0), 8)
+        clipped = choose_patch((1, 1, 1), (900, 900, 900), 1e12, lambda t: Demand(0, 1.0), 8)
+        shrunk = choose_patch((1, 1, 1), (900, 900, 900), 1e12, lambda t: Demand(0, 100.0 * math.prod(t.patch_size)), 1)
+        assert whole.patch_reason.startswith("the median shape fits whole")
+        assert clipped.patch_reason.startswith("the largest considered, 256 x 256 x 256 before padding, fits")
+        assert shrunk.patch_reason.startswith("shrunk from 256 x 256 x 256 to fit 1 GiB")
+
     def test_small_images_are_taken_whole_and_the_batch_covers_a_twentieth_of_the_dataset(self) -> None:
         found = choose_patch((1, 1, 1), (36, 50, 35), 200 * 63000, lambda t: Demand(0, 1e6), 8)
         assert found.topology.patch_size == (40, 56, 40)
@@ -175,7 +183,8 @@ class TestSteps:
     )
     def test_table(self, variance: float, shares: dict) -> None:
         for steps, share in shares.items():
-            assert float(retained(np.array([variance]), steps)[0]) == pytest.approx(share, abs=0.02)  # the table was made with an offset cosine
+            # the table's rows differ from the formula by up to 0.014 (found by two of us; its v = 1 row is exact)
+            assert float(retained(np.array([variance]), steps)[0]) == pytest.approx(share, abs=0.015)
 
     def test_fewest_that_reach_the_target(self) -> None:
         assert sampling_steps([(1.0, 1.0)], 0.85)[0] == 8
