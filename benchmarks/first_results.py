@@ -43,7 +43,9 @@ class Setup:
 SETUPS = {
     "hippocampus": Setup("Dataset004_Hippocampus", 20, None, ("network.features_per_stage=[16,32,64,128]", "batch_size=2")),
     "hc18": Setup("Dataset018_HC18", 15, r"^(\d+)_", ("network.features_per_stage=[8,16,32,64,128,128,128,128]", "batch_size=2")),
-    "chase": Setup("Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128,128]", "patch_size=[512,512]")),
+    "chase": Setup(
+        "Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128,128]", "patch_size=[512,512]")
+    ),
 }
 
 
@@ -78,7 +80,8 @@ def train(setup: Setup, args: argparse.Namespace) -> Path:
     shutil.rmtree(roots["results"] / setup.folder, ignore_errors=True)
     memory = ["--gpu-memory", args.gpu_memory] if args.gpu_memory else []
     run("ldseg_plan_and_preprocess", "-d", setup.number, "-np", 2, *memory, "--raw", roots["raw"], "--preprocessed", roots["preprocessed"])
-    options = [word for value in (*setup.settings, *args.settings) for word in ("--set", value)] + (["-c", args.configuration] if args.configuration else [])
+    options = [word for value in (*setup.settings, *args.settings) for word in ("--set", value)]
+    options += ["-c", args.configuration] if args.configuration else []
     budget = ["--time-budget", f"{args.minutes or setup.minutes}m", "--device", args.device, "--seed", args.seed]
     run("ldseg_train", setup.number, 0, *budget, *options, "--preprocessed", roots["preprocessed"], "--results", roots["results"])
     return next((roots["results"] / setup.folder).glob("*__*/fold_0"))
@@ -125,7 +128,8 @@ def main() -> None:
     for name in args.only:
         setup = SETUPS[name]
         results.append(read_result(train(setup, args), args.minutes or setup.minutes))
-        about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "settings": {n: [*SETUPS[n].settings, *args.settings] for n in args.only}, "results": results}
+        settings_used = {n: [*SETUPS[n].settings, *args.settings] for n in args.only}
+        about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "settings": settings_used, "results": results}
         write_report(args.work, "first_results", table(HEADER, [row(r) for r in results]), about)
 
 

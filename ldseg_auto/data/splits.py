@@ -56,7 +56,7 @@ def case_groups(identifiers: Sequence[str], groups: Mapping[str, str] | str | No
     if isinstance(groups, Mapping):
         missing = [c for c in identifiers if c not in groups]
         if missing:
-            raise DatasetError(f"groups (dataset.json, or --groups) names no group for {len(missing)} cases (first: {missing[0]}). Add them.")
+            raise DatasetError(f"groups in dataset.json names no group for {len(missing)} cases (first: {missing[0]}). Add them.")
         return {c: groups[c] for c in identifiers}
     found = {c: re.search(groups, c) for c in identifiers}
     result = {c: m[m.re.groups and 1] for c, m in found.items() if m}

@@ -141,9 +141,8 @@ class Predictor:
         try:
             image = read_image(case.images)
             indices = self.predict_array(image.array, image.spacing, case.identifier)
-            write_label(
-                output / f"{case.identifier}{label_ending(self.description.file_ending)}", self.description.labels.decode(indices), image.geometry
-            )
+            target = output / f"{case.identifier}{label_ending(self.description.file_ending)}"
+            write_label(target, self.description.labels.decode(indices), image.geometry)
         except Exception as cause:  # whatever it is, the other cases go on; status, manifest and exit code tell
             logger.error("case %s failed: %s", case.identifier, cause, exc_info=logger.isEnabledFor(logging.DEBUG))
             return CaseStatus(case.identifier, "failed", str(cause) or type(cause).__name__, round(time.monotonic() - start, 3))

@@ -124,7 +124,9 @@ class LDSeg(nn.Module):
         """Logits `(b, heads, *spatial)`; without a condition the image is switched off."""
         return self.decoder(z, condition.decoder if condition else ())
 
-    def predict(self, image: torch.Tensor, noise: torch.Tensor, steps: int, fresh: Callable[[int], torch.Tensor] | None = None) -> torch.Tensor:
+    def predict(
+        self, image: torch.Tensor, noise: torch.Tensor, steps: int, fresh: Callable[[int], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Logits `(b, heads, *spatial)` of one posterior sample; `noise` and `fresh` as in `sample`."""
         condition = self.condition(image)
         return self.decode(self.sample(noise, condition, steps, fresh), condition).float()

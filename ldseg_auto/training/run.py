@@ -131,7 +131,8 @@ def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plan
     planned = plans.configuration(name)
     changed = override(planned, settings)
     if any(getattr(changed, key) != getattr(planned, key) for key in RECORDS) or changed.latent.ceiling != planned.latent.ceiling:
-        raise InputError(f"--set of {', '.join(RECORDS)} or latent.ceiling has no effect: they record how the plans came about. Leave it out.")
+        names = f"{', '.join(RECORDS)} or latent.ceiling"
+        raise InputError(f"--set of {names} has no effect: they record how the plans came about. Leave it out.")
     for key in PREPROCESSED:
         if getattr(changed, key) != getattr(planned, key):
             raise InputError(
