@@ -112,7 +112,7 @@ def test_licence_is_installed(installed: tuple[str, Path, Path]) -> None:
 
 def test_dependencies_are_those_that_the_code_imports() -> None:
     """Every third-party module imported is declared, every declared one is imported, and the constraints name declared packages."""
-    module_of = {"simpleitk": "SimpleITK", "pillow": "PIL"}
+    module_of = {"simpleitk": "SimpleITK", "pillow": "PIL", "scikit-image": "skimage"}
     setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     keywords = {k.arg: k.value for n in ast.walk(setup) if isinstance(n, ast.Call) for k in n.keywords}
     declared = {item.split(">=")[0].lower() for item in ast.literal_eval(keywords["install_requires"])}

@@ -29,7 +29,7 @@ class Scripted:
     def latent_shape(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         return (1, *(s // 2 for s in spatial))
 
-    def predict(self, image: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    def predict(self, image: torch.Tensor, noise: torch.Tensor, steps: int, fresh: object) -> torch.Tensor:
         self.noises.append(noise)
         logits = self.logits[self.calls % len(self.logits)].clone()
         self.calls += 1
