@@ -42,11 +42,14 @@ class Setup:
 
 SETUPS = {
     "hippocampus": Setup("Dataset004_Hippocampus", 20, None, ("network.features_per_stage=[16,32,64,128]", "batch_size=2")),
-    "hc18": Setup("Dataset018_HC18", 15, r"^(\d+)_", ("network.features_per_stage=[8,16,32,64,128,128,128,128]", "batch_size=2")),
+    "hc18": Setup(
+        "Dataset018_HC18", 15, r"^(\d+)_",
+        ("network.features_per_stage=[8,16,32,64,128,128,128,128]", "patch_size=[512,640]", "batch_size=2"),
+    ),
     "chase": Setup(
         "Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128,128]", "patch_size=[512,512]")
     ),
-}
+}  # fmt: skip
 
 
 def link_dataset(setup: Setup, data: Path, raw: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import logging
 import math
@@ -197,6 +198,21 @@ class _BarSafeHandler(logging.StreamHandler):
             super().emit(record)
         else:
             tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for the next tensor instead of giving every large one back to the system.
+
+    Training on a CPU frees and takes the same large arrays in each iteration; page faults then cost up to a third of the time
+    (documentation/benchmarks.md). Does nothing where the C library is another.
+    """
+    import ctypes
+
+    mmap_threshold, trim_threshold, largest = -3, -1, 2**31 - 1  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, largest)
+        mallopt(trim_threshold, largest)
 
 
 def progress_bar(args: argparse.Namespace) -> Progress:

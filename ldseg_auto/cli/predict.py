@@ -49,6 +49,7 @@ def work(args: argparse.Namespace) -> int:
         raise InputError(f"-i {args.input} does not exist.")
     from ldseg_auto.inference.predictor import Predictor
 
+    common.keep_freed_memory()
     folder = args.model or _find_model(common.root(args, "results"), args.dataset, args.configuration)
     folds = None if args.folds is None else [str(f) for f in args.folds]
     predictor = Predictor.from_folder(folder, folds, args.device, args.steps, args.samples, args.seed, args.tile_batch)

@@ -51,6 +51,7 @@ def work(args: argparse.Namespace) -> None:
     from ldseg_auto.files import read_json
     from ldseg_auto.training.run import train_fold
 
+    common.keep_freed_memory()
     preprocessed = common.find_folder(args, "preprocessed", args.dataset)
     folder = train_fold(
         preprocessed, common.root(args, "results"), args.fold, configuration=args.configuration, settings=args.settings, epochs=args.epochs,
