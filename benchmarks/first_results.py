@@ -33,6 +33,7 @@ class Setup:
     minutes: float
     groups: str | None  # case name -> patient: folds do not split one
     settings: tuple[str, ...] = ()  # of ldseg_train: networks that two cores can train in that time
+    planning: tuple[str, ...] = ()  # more arguments of ldseg_plan_and_preprocess
 
     @property
     def number(self) -> str:
@@ -44,7 +45,7 @@ SETUPS = {
     "hippocampus": Setup("Dataset004_Hippocampus", 20, None, ("network.features_per_stage=[16,32,64,128]", "batch_size=2")),
     "hc18": Setup(
         "Dataset018_HC18", 15, r"^(\d+)_",
-        ("network.features_per_stage=[8,16,32,64,128,128,128,128]", "patch_size=[512,640]", "batch_size=2"),
+        ("network.features_per_stage=[16,32,64,128,128,128,128]", "batch_size=2"), ("--target-spacing", "2", "2"),
     ),
     "chase": Setup(
         "Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128,128]", "patch_size=[512,512]")
@@ -82,7 +83,8 @@ def train(setup: Setup, args: argparse.Namespace) -> Path:
     link_dataset(setup, args.data, roots["raw"])
     shutil.rmtree(roots["results"] / setup.folder, ignore_errors=True)
     memory = ["--gpu-memory", args.gpu_memory] if args.gpu_memory else []
-    run("ldseg_plan_and_preprocess", "-d", setup.number, "-np", 2, *memory, "--raw", roots["raw"], "--preprocessed", roots["preprocessed"])
+    number, planning = setup.number, [*memory, *setup.planning]
+    run("ldseg_plan_and_preprocess", "-d", number, "-np", 2, *planning, "--raw", roots["raw"], "--preprocessed", roots["preprocessed"])
     options = [word for value in (*setup.settings, *args.settings) for word in ("--set", value)]
     options += ["-c", args.configuration] if args.configuration else []
     budget = ["--time-budget", f"{args.minutes or setup.minutes}m", "--device", args.device, "--seed", args.seed]
@@ -131,8 +133,8 @@ def main() -> None:
     for name in args.only:
         setup = SETUPS[name]
         results.append(read_result(train(setup, args), args.minutes or setup.minutes))
-        settings_used = {n: [*SETUPS[n].settings, *args.settings] for n in args.only}
-        about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "settings": settings_used, "results": results}
+        chosen = {n: {"planning": SETUPS[n].planning, "settings": [*SETUPS[n].settings, *args.settings]} for n in args.only}
+        about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "chosen": chosen, "results": results}
         write_report(args.work, "first_results", table(HEADER, [row(r) for r in results]), about)
 
 

@@ -40,6 +40,7 @@ class Options:
     verify: bool = False  # read and check every case first
     clean: bool = False  # measure and preprocess again, whatever is there
     gpu_memory: float = DEFAULT_GPU_MEMORY  # GiB
+    target_spacing: tuple[float, ...] = ()  # mm, (z, y, x) or (y, x), in place of the planner's
     groups: str | None = None  # regular expression on the case name, in place of dataset.json's `groups`
 
 
@@ -75,9 +76,9 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
         if problems:
             raise DatasetError(f"{dataset.name} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
     with executor(options.workers) as pool:
-        hashes = _hash_cases(dataset, pool)
+        hashes = _hash_cases(dataset, pool, progress)
         fingerprint = _fingerprint(dataset, target, hashes, options, pool, progress)
-        plans = make_plans(fingerprint, dataset.description.labels.num_heads, options.gpu_memory)
+        plans = make_plans(fingerprint, dataset.description.labels.num_heads, options.gpu_memory, options.target_spacing)
         wanted = choose_configurations(list(plans.configurations), options.configurations)
         _write_plans(target, plans)
         write_json(target / "dataset.json", dataset.description.content)
@@ -90,9 +91,9 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
     return Prepared(target, plans, written, len(outcomes) - written - len(failures), failures)
 
 
-def _hash_cases(dataset: RawDataset, pool: Executor) -> dict[str, str]:
+def _hash_cases(dataset: RawDataset, pool: Executor, progress: Progress) -> dict[str, str]:
     """Case -> hash of its files."""
-    outcomes = run_all(pool, hash_case, dataset.cases, "hashing")
+    outcomes = run_all(pool, hash_case, dataset.cases, "hashing", progress)
     raise_failures(outcomes, dataset.name)
     return {o.item.identifier: o.value for o in outcomes if o.value is not None}
 
@@ -106,7 +107,7 @@ def _fingerprint(
     measured = fingerprint is None
     if fingerprint is None:
         fingerprint = extract_fingerprint(dataset, pool, progress)
-    order, found = layouts(fingerprint, dataset.description.labels.num_heads, options.gpu_memory)
+    order, found = layouts(fingerprint, dataset.description.labels.num_heads, options.gpu_memory, options.target_spacing)
     choose_configurations(list(found), options.configurations)
     codes = dict(fingerprint.latent)
     sample: list[Case] = sample_cases(dataset.cases, fingerprint)

@@ -51,18 +51,21 @@ def network_of(topology: Topology) -> Network:
     return Network("auto", widths, topology.strides, topology.kernel_sizes)
 
 
-def layouts(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT_GPU_MEMORY) -> tuple[tuple[int, int, int], dict[str, Layout]]:
+def layouts(
+    fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT_GPU_MEMORY, target_spacing: Sequence[float] = ()
+) -> tuple[tuple[int, int, int], dict[str, Layout]]:
     """Transposition, and the layout of each configuration that the dataset allows: 2d, 3d_fullres, 3d_lowres.
 
     Args:
         heads: logit channels.
         gpu_memory: GiB.
+        target_spacing: mm, (z, y, x) or (y, x), in place of the rule's.
 
     Raises:
-        InputError: the memory target is too small.
+        InputError: the memory target is too small, or an impossible spacing.
     """
     cases = fingerprint.cases
-    grid = target_grid([c.spacing for c in cases], [c.shape_after_crop for c in cases])
+    grid = target_grid([c.spacing for c in cases], [c.shape_after_crop for c in cases], target_spacing)
     order, why = transposition(grid.spacing, grid.median_shape)
     spacing = [grid.spacing[a] for a in order]
     shape = [grid.median_shape[a] for a in order]
@@ -116,24 +119,23 @@ def choose_configurations(available: Sequence[str], wanted: Sequence[str] | None
 
 
 def make_plans(
-    fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT_GPU_MEMORY, configurations: Sequence[str] | None = None
+    fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT_GPU_MEMORY, target_spacing: Sequence[float] = ()
 ) -> Plans:
-    """Applies every rule; the same fingerprint gives the same plans.
+    """Applies every rule; the same fingerprint gives the same plans, with all configurations that the dataset allows.
 
     Args:
         heads: logit channels: classes with background, or regions.
         gpu_memory: GiB of the graphics card to plan for.
-        configurations: None plans all that the dataset allows.
+        target_spacing: mm, (z, y, x) or (y, x), in place of the rule's.
 
     Raises:
-        InputError: see layouts, choose_configurations.
+        InputError: see layouts.
         PlansError: the fingerprint lacks the label code of a configuration.
     """
-    order, found = layouts(fingerprint, heads, gpu_memory)
+    order, found = layouts(fingerprint, heads, gpu_memory, target_spacing)
     schemes, use_mask, normalisation_reason = normalisation(fingerprint.channel_names, fingerprint.median_relative_size_after_cropping)
     planned = {}
-    for name in choose_configurations(list(found), configurations):
-        layout = found[name]
+    for name, layout in found.items():
         latent, steps, reasons = _latent(fingerprint, layout, order)
         network = network_of(layout.patch.topology)
         settings = Training(batch_dice=name == "2d" or (name == "3d_fullres" and "3d_lowres" in found))

@@ -12,6 +12,7 @@ EPILOG = """examples:
   ldseg_plan_and_preprocess -d 4                     dataset 4, all configurations
   ldseg_plan_and_preprocess -d 4 18 -c 2d --verify   two datasets, 2d only, every file checked first
   ldseg_plan_and_preprocess -d 4 --gpu-memory 24     larger patches and batches for a larger graphics card
+  ldseg_plan_and_preprocess -d 18 --target-spacing 2 2   half the resolution: four times fewer pixels
   ldseg_plan_and_preprocess -d 18 --groups '^(\\d+)_'  cases 003_HC and 003_2HC are one patient: folds keep them together
 
 What is up to date is kept: after an interruption, or when cases were added, run the same command again.
@@ -36,6 +37,8 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--clean", action="store_true", help="measure and preprocess again, even what is up to date")
     memory = "memory of the graphics card to plan for, in GiB (default: 8)"
     parser.add_argument("--gpu-memory", type=common.positive_float, default=8.0, metavar="GB", help=memory)
+    spacing = "voxel size to resample to, in place of the planner's: z y x, or y x to leave z alone (PNG and the like: in pixels)"
+    parser.add_argument("--target-spacing", type=common.positive_float, nargs="+", default=[], metavar="MM", help=spacing)
     groups = "regular expression on the case name; cases that share its first group (a patient) are never split between folds"
     parser.add_argument("--groups", metavar="REGEX", help=f"{groups} (default: the key groups of dataset.json)")
     common.add_roots(parser, "raw", "preprocessed")
@@ -47,7 +50,9 @@ def work(args: argparse.Namespace) -> int:
     from ldseg_auto.planners.planner import describe
     from ldseg_auto.preparation import Options, plan_and_preprocess
 
-    options = Options(tuple(args.configurations), args.workers, args.verify, args.clean, args.gpu_memory, args.groups)
+    options = Options(
+        tuple(args.configurations), args.workers, args.verify, args.clean, args.gpu_memory, tuple(args.target_spacing), args.groups
+    )
     failed = False
     for number in args.datasets:  # before hours of work on the first of them
         common.find_folder(args, "raw", number)

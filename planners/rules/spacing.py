@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldseg_auto.errors import InputError
+
 ANISOTROPY = 3.0  # an axis is coarse when its spacing is so many times the larger of the others
 COARSE_PERCENTILE = 10  # of that axis's spacings over the cases
 
@@ -20,7 +22,7 @@ class Grid:
     reason: str
 
 
-def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> Grid:
+def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], given: Sequence[float] = ()) -> Grid:
     """Median spacing per axis; a coarse axis with few slices takes the 10th percentile of its spacings instead.
 
     Coarse: spacing > 3 x the larger of the other two, and 3 x its voxel count < the smaller of theirs. The percentile is never
@@ -29,22 +31,31 @@ def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[i
     Args:
         spacings: per case, mm, (z, y, x).
         shapes: per case after cropping, voxels, (z, y, x).
+        given: the user's own spacing in place of the rule's, mm: (z, y, x), or (y, x) to leave z to the rule.
+
+    Raises:
+        InputError: `given` has another length, or a number that is not above 0.
     """
-    given = np.asarray(spacings, dtype=float)
-    median = np.median(given, axis=0)
+    found = np.asarray(spacings, dtype=float)
+    median = np.median(found, axis=0)
     target = median.copy()
     sizes = np.median(np.asarray(shapes, dtype=float), axis=0)
     worst = int(np.argmax(median))
     others = [i for i in range(3) if i != worst]
-    reason = f"median over {len(given)} cases"
+    reason = f"median over {len(found)} cases"
     if sizes[worst] <= 1:
         reason += "; 2D, in-plane spacing"
     elif median[worst] > ANISOTROPY * median[others].max() and sizes[worst] * ANISOTROPY < sizes[others].min():
-        percentile = float(np.percentile(given[:, worst], COARSE_PERCENTILE))
+        percentile = float(np.percentile(found[:, worst], COARSE_PERCENTILE))
         floor = float(median[others].max()) + 1e-5
         target[worst] = max(percentile, floor)
         reason += f"; axis {'zyx'[worst]} is coarse ({median[worst]:.3g} mm, {sizes[worst]:.0f} slices): {COARSE_PERCENTILE}th percentile"
-    resampled = np.asarray(shapes, dtype=float) * given / target
+    if given:
+        if len(given) not in (2, 3) or not all(0 < s < np.inf for s in given):
+            raise InputError(f"--target-spacing {' '.join(map(str, given))}: expected three numbers (z y x) or two (y x) above 0, in mm.")
+        target[3 - len(given) :] = given
+        reason = "given by --target-spacing" + ("" if len(given) == 3 else f"; z: {reason}")
+    resampled = np.asarray(shapes, dtype=float) * found / target
     return Grid(_three(target), _three(np.median(np.round(resampled), axis=0)), reason)
 
 
