@@ -37,9 +37,9 @@ class TestSpacing:
         assert target_grid(spacings, [(20, 200, 200)] * 10).spacing[0] == pytest.approx(1.0 + 1e-5)
 
     def test_given_spacing_replaces_the_rule(self) -> None:
-        spacings, shapes = [(3, 1, 1), (5, 1, 1)], [(20, 100, 80)] * 2
+        spacings, shapes = [(2, 1, 1), (2.5, 1, 1)], [(20, 100, 80)] * 2
         plane = target_grid(spacings, shapes, (2, 2))
-        assert plane.spacing == (4, 2, 2) and plane.median_shape[1:] == (50, 40) and "--target-spacing; z: median" in plane.reason
+        assert plane.spacing == (2.25, 2, 2) and plane.median_shape[1:] == (50, 40) and "--target-spacing; z: median" in plane.reason
         assert target_grid(spacings, shapes, (6, 0.5, 1)).spacing == (6, 0.5, 1)
 
     @pytest.mark.parametrize("given", [(1,), (1, 2, 3, 4), (0, 1, 1), (1, -1), (float("nan"), 1)])
