@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/preprocess.py --only nnunet --cases 5 --rounds 1      a try of one half
 
 The first call makes .venv-nnunet (about a minute). Both run with 2 processes, from an empty preprocessed folder, after a warm-up on 4
-cases that is not counted. To expect on two cores: 20 to 35 s and 1.7 to 1.9 GB for nnU-Net a round, 0.4 times the seconds and half the memory for
-this project.
+cases that is not counted. To expect on two cores: 20 to 35 s and 1.7 to 1.9 GB for nnU-Net a round, 0.4 times the seconds and half the
+memory for this project.
 """
 
 from __future__ import annotations
