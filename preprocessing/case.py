@@ -50,7 +50,7 @@ def preprocess_array(
     target = target_spacing(moved, configuration)
     resampled = new_shape(image.shape[1:], moved, target)
     separate = coarse_axis(moved, target, configuration.resampling.separate_axis_threshold)
-    properties = Properties(tuple(map(float, spacing)), tuple(shape), box, image.shape[1:], resampled, -1 if separate is None else separate)
+    properties = Properties(tuple(map(float, spacing)), tuple(shape), box, image.shape[1:], resampled, separate)
     return resample_image(image, resampled, separate, configuration.resampling), properties
 
 
@@ -58,8 +58,7 @@ def preprocess_labels(labels: np.ndarray, properties: Properties, plans: Plans, 
     """Labels `(raters, z, y, x)` indices, canonical, onto the grid of the preprocessed image that `properties` belong to."""
     inside = (slice(None), *slices(properties.box))
     cropped = _transposed(labels, plans)[inside]
-    separate = None if properties.separate_axis < 0 else properties.separate_axis
-    return np.stack([resample_label(x, properties.preprocessed_shape, separate, configuration.resampling) for x in cropped])
+    return np.stack([resample_label(x, properties.preprocessed_shape, properties.separate_axis, configuration.resampling) for x in cropped])
 
 
 def _transposed(array: np.ndarray, plans: Plans) -> np.ndarray:
@@ -89,8 +88,7 @@ def scores_to_indices(scores: np.ndarray, properties: Properties, plans: Plans, 
     Returns:
         Indices (z, y, x) int16; background outside the crop.
     """
-    separate = None if properties.separate_axis < 0 else properties.separate_axis
-    heads = (resample_score(head, properties.cropped_shape, separate) for head in scores)
+    heads = (resample_score(head, properties.cropped_shape, properties.separate_axis) for head in scores)
     out = np.zeros([properties.shape[a] for a in plans.transpose_forward], np.int16)
     out[slices(properties.box)] = labels.assign(heads)
     return np.ascontiguousarray(out.transpose(plans.transpose_backward))

@@ -35,7 +35,7 @@ class Properties:
     box: tuple[tuple[int, ...], ...]  # of the crop, transposed: first voxel and one past the last
     cropped_shape: tuple[int, ...]  # transposed
     preprocessed_shape: tuple[int, ...]  # transposed and resampled
-    separate_axis: int = -1  # the coarse axis that was resampled by itself; -1 for none
+    separate_axis: int | None = None  # the coarse axis that was resampled by itself
     input_hash: str = ""
     settings_hash: str = ""
     class_locations: dict[int, np.ndarray] = field(default_factory=dict, compare=False)

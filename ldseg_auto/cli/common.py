@@ -193,6 +193,7 @@ class _BarSafeHandler(logging.StreamHandler):
     """Writes a message above the progress bar, if there is one, instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
         tqdm = sys.modules.get("tqdm")
         if tqdm is None:
             super().emit(record)

@@ -25,6 +25,7 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Runs all stages; shapes as above."""
         features = []
         for stage in self.stages:
             image = stage(image)
@@ -90,6 +91,7 @@ class Denoiser(nn.Module):
         return [project(f) for project, f in zip(self.project, features, strict=True)]
 
     def forward(self, zt: torch.Tensor, t: torch.Tensor, condition: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`zt` `(b, k, *latent_spatial)`, `t` (b,), `condition` as `condition` returns it."""
         time = self.time(t)
         h = self.entry(zt)
         levels: list[torch.Tensor] = []
@@ -138,6 +140,7 @@ class LabelDecoder(nn.Module):
         return [skip(f) for skip, f in zip(self.skip, reversed(list(features)), strict=True)]
 
     def forward(self, z: torch.Tensor, condition: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """`z` `(b, k, *latent_spatial)`; without `condition` the image is switched off."""
         h = self.entry(z)
         h = h + condition[0] if condition else h
         h = self.start_norm(h + self.start(h))

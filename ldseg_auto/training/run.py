@@ -18,6 +18,7 @@ import ldseg_auto
 from ldseg_auto.data.dataset import Description
 from ldseg_auto.data.splits import fold_cases
 from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.evaluation.report import without_nan
 from ldseg_auto.files import read_json, write_json, write_text
 from ldseg_auto.inference.device import choose_device, training_precision
 from ldseg_auto.planners.overrides import override
@@ -247,12 +248,5 @@ def _final_validation(prepared: Prepared, trainer: Trainer, patches: Patches, pr
         trainer.seed,
         progress,
     )
-    write_json(trainer.folder / "validation" / "summary.json", _without_nan(summary))
+    write_json(trainer.folder / "validation" / "summary.json", without_nan(summary))
     logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
-
-
-def _without_nan(content: object) -> object:
-    """Not-a-number and infinity become null."""
-    if isinstance(content, dict):
-        return {k: _without_nan(v) for k, v in content.items()}
-    return None if isinstance(content, float) and not math.isfinite(content) else content
