@@ -67,7 +67,7 @@ def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress 
     channels = {str(i): intensity_statistics(channel) for i, channel in enumerate(intensities)}
     return Fingerprint(
         dataset.name, dataset.description.channel_names, names, dataset.description.file_ending, cases,
-         relative, channels, class_statistics(cases, names),
+         relative, channels, class_statistics(cases, names), raters=len(dataset.description.raters),
     )  # fmt: skip
 
 

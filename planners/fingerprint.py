@@ -14,7 +14,7 @@ from ldseg_auto.files import hash_json, read_json, write_json
 from ldseg_auto.planners.plans import Intensities
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
 
-FINGERPRINT_VERSION = 1
+FINGERPRINT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,14 @@ class Fingerprint:
     foreground_intensity_properties_per_channel: dict[str, Intensities]  # channel index -> statistics
     classes: dict[str, ClassStatistics]
     latent: dict[str, tuple[LatentCandidate, ...]] = field(default_factory=dict)  # grid -> candidates; key: planner.label_grid
+    raters: int = 1  # label folders; each case has one or more of them
     version: int = FINGERPRINT_VERSION
 
     def __post_init__(self) -> None:
         rule = f"{FINGERPRINT_VERSION}; measure the dataset again with ldseg_plan_and_preprocess --clean"
         require(self.version == FINGERPRINT_VERSION, "version", self.version, rule)
         require(len(self.cases) > 0, "cases", [], "at least one")
+        require(self.raters >= 1, "raters", self.raters, "at least 1")
         wanted = {str(i) for i in range(len(self.channel_names))}
         given = self.foreground_intensity_properties_per_channel
         require(set(given) == wanted, "foreground_intensity_properties_per_channel", sorted(given), f"the channels {sorted(wanted)}")

@@ -9,7 +9,9 @@ from math import prod
 from ldseg_auto.errors import InputError, PlansError
 from ldseg_auto.files import hash_json
 from ldseg_auto.planners.fingerprint import Fingerprint
+from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Plans, Resampling, Sampling, Training
+from ldseg_auto.planners.rules.aim import why
 from ldseg_auto.planners.rules.latent import Choice, candidate_factors, choose_latent
 from ldseg_auto.planners.rules.lowres import SHARE, low_resolution
 from ldseg_auto.planners.rules.memory import Demand, training_demand
@@ -141,9 +143,10 @@ def make_plans(
         settings = Training(batch_dice=name == "2d" or (name == "3d_fullres" and "3d_lowres" in found))
         planned[name] = Configuration(
             "", layout.spacing, layout.patch.topology.patch_size, layout.patch.batch_size, layout.median_shape, schemes, use_mask,
-            network, Latent(latent.factor, latent.channels, latent.ceiling), Sampling(steps), Resampling(), settings,
+            network, Latent(latent.factor, latent.channels, latent.ceiling), Sampling(steps), Method(), Resampling(), settings,
+            raters=fingerprint.raters,
             memory_gib=round(layout.patch.demand.gib(layout.patch.batch_size), 2),
-            reasons={**layout.reasons, "normalisation": normalisation_reason, **reasons},
+            reasons={**layout.reasons, "normalisation": normalisation_reason, **reasons, "method": why(fingerprint.raters)},
         )  # fmt: skip
     planned = _with_folders(planned, fingerprint, order)
     default = next(n for n in ("3d_fullres", "2d", "3d_lowres") if n in planned)
@@ -163,8 +166,9 @@ def _latent(fingerprint: Fingerprint, layout: Layout, order: tuple[int, int, int
         raise PlansError(f"the fingerprint holds no label code for '{grid.key}' (it has {known}); run ldseg_plan_and_preprocess again.")
     choice = choose_latent({c.factor: {int(k): dice for k, dice in c.ceilings.items() if dice} for c in candidates})
     modes = next(c.modes for c in candidates if c.factor == choice.factor)[str(choice.channels)]
-    steps, why = sampling_steps([(v, w) for v, w in modes])
-    reasons = {"latent": choice.reason, "sampling.steps": why}
+    draws = Method().resolved("auto", fingerprint.raters).diversity == 1
+    steps, why_steps = sampling_steps([(v, w) for v, w in modes], draws)
+    reasons = {"latent": choice.reason, "sampling.steps": why_steps}
     return choice, steps, reasons | ({"warning": choice.warning} if choice.warning else {})
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from ldseg_auto.errors import PlansError
 from ldseg_auto.files import read_json, write_json
+from ldseg_auto.planners.method import OF_NETWORK, VARIANTS, Method, Parts, check_method
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
 
-VERSION = 1
+VERSION = 2
 NORMALISATIONS = ("ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none")
-VARIANTS = ("auto", "paper", "direct")
+SAMPLERS = ("ddim", "ddpm", "multistep")
 PRECISIONS = ("auto", "float32", "bf16")
 
 
@@ -102,13 +103,14 @@ class Sampling:
     """How latents are drawn at prediction."""
 
     steps: int  # network evaluations per sample
-    sampler: str = "ddim"  # ddim | ddpm
+    sampler: str = "ddim"  # ddim | ddpm | multistep
     schedule: str = "cosine"  # linear | quadratic | cosine
     samples: int = 1
+    centre: bool = True  # one sample in one step starts from zero noise (with prediction = z0)
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
-        require(self.sampler in ("ddim", "ddpm"), "sampler", self.sampler, "ddim or ddpm")
+        require(self.sampler in SAMPLERS, "sampler", self.sampler, f"one of {SAMPLERS}")
         require(self.schedule in ("linear", "quadratic", "cosine"), "schedule", self.schedule, "linear, quadratic or cosine")
         require(self.samples >= 1, "samples", self.samples, "at least 1")
 
@@ -127,12 +129,6 @@ class Training:
     ema_decay: float = 0.995
     oversample_foreground: float = 0.33  # share of a batch centred on foreground
     batch_dice: bool = True  # Dice over the batch as one volume
-    skip_dropout: float = 0.3  # share of samples decoded without image features
-    reconstruction_weight: float = 0.5  # of the label autoencoder's segmentation loss
-    reconstruction_share: float = 0.5  # share of a batch whose labels the autoencoder decodes: a second pass of the decoder
-    regression_weight: float = 1.0  # of the squared error on the latent
-    recycling: float = 0.5  # share of samples noised from the model's own prediction
-    pure_noise: float = 0.2  # share of samples at t = 1
     validation_patches: int = 32  # fixed patches per epoch, rounded to whole batches
     augmentation: bool = True
     workers: int = 2  # augmentation processes
@@ -143,10 +139,9 @@ class Training:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("learning_rate", "gradient_clip"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("weight_decay", "reconstruction_weight", "regression_weight", "workers"):
+        for name in ("weight_decay", "workers"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("oversample_foreground", "skip_dropout", "recycling", "pure_noise", "reconstruction_share"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        require(0 <= self.oversample_foreground <= 1, "oversample_foreground", self.oversample_foreground, "0 to 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
         require(self.schedule in ("poly", "cosine"), "schedule", self.schedule, "poly or cosine")
@@ -179,9 +174,11 @@ class Configuration:
     network: Network
     latent: Latent
     sampling: Sampling
+    method: Method = field(default_factory=Method)
     resampling: Resampling = field(default_factory=Resampling)
     training: Training = field(default_factory=Training)
     inference: Inference = field(default_factory=Inference)
+    raters: int = 1  # of the training labels: decides what `auto` aims at
     memory_gib: float = 0.0  # estimated peak of training
     reasons: dict[str, str] = field(default_factory=dict)  # decision -> the numbers that led to it
 
@@ -191,6 +188,7 @@ class Configuration:
         require(len(self.spacing) == n, "spacing", self.spacing, f"{n} numbers, as patch_size")
         require(all(s > 0 for s in self.spacing), "spacing", self.spacing, "above 0 mm")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require(self.raters >= 1, "raters", self.raters, "at least 1")
         require(len(self.median_shape) == 3, "median_shape", self.median_shape, "three numbers")
         require(all(x in NORMALISATIONS for x in self.normalisation), "normalisation", self.normalisation, f"each of {NORMALISATIONS}")
         require(len(self.use_mask_for_norm) == len(self.normalisation), "use_mask_for_norm", self.use_mask_for_norm, "one per channel")
@@ -203,6 +201,7 @@ class Configuration:
         require(divisible, "patch_size", self.patch_size, f"positive multiples of the total stride {total}")
         require(prod(p // t for p, t in zip(self.patch_size, total, strict=True)) > 1, "patch_size", self.patch_size, f"more than {total}")
         allowed = self.network.cumulative_strides[1:]
+        check_method(self.method, self.network.variant, self.raters)
         require(self.latent.factor in allowed, "latent.factor", self.latent.factor, f"one of the network's cumulative strides {allowed}")
 
     @property
@@ -214,6 +213,21 @@ class Configuration:
     def channels(self) -> int:
         """Image channels."""
         return len(self.normalisation)
+
+    @property
+    def parts(self) -> Parts:
+        """The method, with what the variant leaves open filled in."""
+        return self.method.resolved(self.network.variant, self.raters)
+
+    @property
+    def network_parts(self) -> dict[str, Any]:
+        """The parts of the method that weights are made for."""
+        return {name: getattr(self.parts, name) for name in OF_NETWORK}
+
+    @property
+    def centre(self) -> bool:
+        """Whether one sample in one step starts from zero noise; a predicted eps of zero noise says nothing."""
+        return self.sampling.centre and self.parts.prediction == "z0"
 
     @property
     def latent_stage(self) -> int:

@@ -98,10 +98,15 @@ def load_network(folder: ModelFolder, fold: str, device: torch.device) -> LDSeg:
     return model.eval().requires_grad_(False).to(device)
 
 
-def measured_steps(folder: ModelFolder) -> int | None:
-    """The number of sampling steps that the folds' validation chose (steps.json), the largest of them; None without."""
+def measured_steps(folder: ModelFolder, key: str = "chosen") -> int | None:
+    """The number of sampling steps that the folds' validation chose (steps.json), the largest of them; None without.
+
+    Args:
+        key: `chosen` by Dice, for one sample; `chosen_for_samples` by the distance to several raters.
+    """
     chosen = []
     for path in folder.folds.values():
         if (path.parent / "steps.json").exists():
-            chosen.append(int(read_json(path.parent / "steps.json", ModelError)["chosen"]))
+            content = read_json(path.parent / "steps.json", ModelError)
+            chosen += [int(content[key])] if key in content else []
     return max(chosen, default=None)

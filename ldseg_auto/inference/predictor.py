@@ -70,7 +70,8 @@ class Predictor:
 
         Args:
             folds: None takes all trained ones; their probabilities are averaged.
-            steps: None takes what validation chose for one sample, and the planned number for several.
+            steps: None takes what validation chose, by Dice for one sample, by the distance to the raters for several; else the
+                planned number.
             samples, tile_batch: None takes the plans'.
 
         Raises:
@@ -81,7 +82,7 @@ class Predictor:
         sampling = folder.configuration.sampling
         samples = sampling.samples if samples is None else samples
         if steps is None:
-            steps = (measured_steps(folder) if samples == 1 else None) or sampling.steps
+            steps = measured_steps(folder, "chosen" if samples == 1 else "chosen_for_samples") or sampling.steps
         models = [load_network(folder, fold, chosen) for fold in folder.folds]
         batch = folder.configuration.inference.tile_batch if tile_batch is None else tile_batch
         return cls(folder, models, chosen, steps, samples, seed, batch)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ldseg_auto.inference.device import inference_type
-from ldseg_auto.inference.noise import case_noise
+from ldseg_auto.inference.noise import case_noise, sample_numbers
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration
 
@@ -67,13 +67,18 @@ class SlidingWindow:
         self, models: Sequence[LDSeg], image: np.ndarray, case: str, seed: int, steps: int, samples: int, regions: bool
     ) -> np.ndarray:
         """Mean probabilities `(heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)` over models and samples."""
-        padded, inner = self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
-        total = torch.zeros(())
+        total, numbers = torch.zeros(()), sample_numbers(self.configuration, steps, samples)
         for model in models:
-            for sample in range(samples):
-                scores = self._scores(model, padded, case, seed, sample, steps)[inner]
-                total = total + (scores.sigmoid() if regions else scores.softmax(0))
+            for sample in numbers:
+                total = total + torch.from_numpy(self.draw(model, image, case, seed, steps, sample, regions))
         return (total / (len(models) * samples)).numpy()
+
+    @torch.inference_mode()
+    def draw(self, model: LDSeg, image: np.ndarray, case: str, seed: int, steps: int, sample: int, regions: bool) -> np.ndarray:
+        """Probabilities `(heads, z, y, x)` float32 of one posterior sample, the `sample`-th of its case, or `noise.CENTRE`."""
+        padded, inner = self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+        scores = self._scores(model, padded, case, seed, sample, steps)[inner]
+        return (scores.sigmoid() if regions else scores.softmax(0)).numpy()
 
     def _pad(self, image: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, ...]]:
         """Zeros around, evenly, up to the patch and to multiples of the factor; and where the image lies therein."""

@@ -8,60 +8,77 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ldseg_auto.diffusion.samplers import ddim, ddpm, keep
+from ldseg_auto.diffusion.samplers import ddim, ddpm, keep, multistep
 from ldseg_auto.diffusion.schedule import signal_and_noise
 from ldseg_auto.networks.parts import Denoiser, ImageEncoder, LabelDecoder, LabelEncoder
 from ldseg_auto.networks.standardise import PerSample, Running, standardise_sample
 from ldseg_auto.planners.plans import Configuration
 
-PAPER_LAST_TIME = 0.999  # T = 1000 steps: the last one still holds a trace of signal
+LAST_TIME = 0.999  # T = 1000 steps: the last one still holds a trace of signal, which eps prediction divides by
 PAPER_WIDTHS = (64, 128)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the image gives, computed once per patch: projections for the denoiser and for the decoder."""
+    """What the image gives, computed once per patch: projections for the denoiser and for the decoder, each `(b, c, *grid)`."""
 
     denoiser: list[torch.Tensor]
     decoder: list[torch.Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features lie."""
+        return self.denoiser[0].device
 
     def keep(self, mask: torch.Tensor) -> Condition:
         """Decoder features of the samples where `mask` (b,) is 0 are switched off."""
         shaped = [f * mask.view(-1, *([1] * (f.ndim - 1))).to(f.dtype) for f in self.decoder]
         return Condition(self.denoiser, shaped)
 
-    def select(self, samples: torch.Tensor) -> Condition:
-        """Only the samples of the batch whose indices are in `samples` (n,)."""
+    def noised(self, deviation: torch.Tensor) -> Condition:
+        """Decoder features with Gaussian noise of `deviation` (b,) times the root mean square of the sample's own features."""
+        out = []
+        for f in self.decoder:
+            scale = deviation * f.detach().float().flatten(1).square().mean(1).sqrt()
+            out.append(f + scale.to(f.dtype).view(-1, *([1] * (f.ndim - 1))) * torch.randn_like(f))
+        return Condition(self.denoiser, out)
+
+    def select(self, samples: torch.Tensor | slice) -> Condition:
+        """Only the samples of the batch whose indices are in `samples`, (n,) or a slice."""
         return Condition([f[samples] for f in self.denoiser], [f[samples] for f in self.decoder])
+
+    def repeat(self, times: int) -> Condition:
+        """The batch `times` times, one after the other."""
+        return Condition([torch.cat([f] * times) for f in self.denoiser], [torch.cat([f] * times) for f in self.decoder])
 
 
 class LDSeg(nn.Module):
     """End-to-end latent diffusion for segmentation.
 
     Args:
-        configuration: sizes, variant and schedule.
+        configuration: sizes, variant, method and schedule.
         heads: logit channels (classes with background, or regions).
     """
 
     def __init__(self, configuration: Configuration, heads: int) -> None:
         super().__init__()
         network, latent, stage = configuration.network, configuration.latent, configuration.latent_stage
-        self.variant, self.dimensions = network.variant, configuration.dimensions
+        self.variant, self.dimensions, self.parts = network.variant, configuration.dimensions, configuration.parts
         self.schedule, self.sampler = configuration.sampling.schedule, configuration.sampling.sampler
+        self.centre = configuration.centre
         self.factor, self.channels, self.latent_stage, self.heads = latent.factor, latent.channels, stage, heads
-        paper = self.variant == "paper"
-        stages = stage + 1 if paper else len(network.strides)
-        self.image_encoder = ImageEncoder(configuration.channels, network, stages)
-        self.label_encoder = LabelEncoder(1 if paper else heads, latent.channels, network, stage)
-        self.standardise = PerSample() if paper else Running(latent.channels)
-        self.decoder = LabelDecoder(latent.channels, heads, network, stage, skips=not paper)
-        if paper:
+        pyramid = self.parts.denoiser == "unet"
+        self.image_encoder = ImageEncoder(configuration.channels, network, len(network.strides) if pyramid else stage + 1)
+        self.label_encoder = LabelEncoder(1 if self.parts.label_input == "integer" else heads, latent.channels, network, stage)
+        self.standardise = PerSample() if self.parts.standardisation == "sample" else Running(latent.channels)
+        self.decoder = LabelDecoder(latent.channels, heads, network, stage, skips=self.parts.skips)
+        if pyramid:
+            widths = network.features_per_stage[stage:]
+            self.denoiser = Denoiser(latent.channels, widths, widths, network.strides[stage:], attention=False)
+        else:
             self.embedding = _one(self.dimensions, network.features_per_stage[stage])
             strides = ((1,) * self.dimensions, (2,) * self.dimensions)
             self.denoiser = Denoiser(latent.channels, (1,), PAPER_WIDTHS, strides, attention=True)
-        else:
-            widths = network.features_per_stage[stage:]
-            self.denoiser = Denoiser(latent.channels, widths, widths, network.strides[stage:], attention=False)
 
     def latent_shape(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """`(k, *latent_spatial)` for an image of `spatial` voxels, multiples of the factor."""
@@ -69,11 +86,9 @@ class LDSeg(nn.Module):
 
     def condition(self, image: torch.Tensor) -> Condition:
         """Runs the image encoder: `image` is `(b, c, *spatial)`."""
-        features = self.image_encoder(image)
-        if self.variant == "paper":
-            return Condition(self.denoiser.condition([self.embedding(features[-1])]), [])
-        stage = self.latent_stage
-        return Condition(self.denoiser.condition(features[stage:]), self.decoder.condition(features[: stage + 1]))
+        features, stage = self.image_encoder(image), self.latent_stage
+        grids = features[stage:] if self.parts.denoiser == "unet" else [self.embedding(features[-1])]
+        return Condition(self.denoiser.condition(grids), self.decoder.condition(features[: stage + 1]))
 
     def encode_label(self, onehot: torch.Tensor) -> torch.Tensor:
         """Clean latent z0 `(b, k, *latent_spatial)` of `onehot` `(b, heads, *spatial)`; the paper codes it as one integer channel.
@@ -81,23 +96,31 @@ class LDSeg(nn.Module):
         There head i counts i + 1, so that the background of regions and ignored voxels, which have no head, differ from head 0;
         classes span [0, 1].
         """
-        if self.variant == "paper":
+        return self.standardise(self.raw_latent(onehot))
+
+    def raw_latent(self, onehot: torch.Tensor) -> torch.Tensor:
+        """The latent before it is standardised, float32; shapes as in `encode_label`."""
+        if self.parts.label_input == "integer":
             number = torch.arange(1, self.heads + 1, device=onehot.device, dtype=onehot.dtype).view(1, -1, *([1] * self.dimensions))
             onehot = ((onehot * number).sum(1, keepdim=True) - 1) / max(1, self.heads - 1)
-        return self.standardise(self.label_encoder(2 * onehot - 1).float())
+        return self.label_encoder(2 * onehot - 1).float()
+
+    def signal_and_noise(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Amplitudes of latent and noise at `t` (b,), shaped to multiply `(b, k, *latent_spatial)`."""
+        return signal_and_noise(t, self.schedule, self.dimensions, self.parts.input_scale)
 
     def denoise(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """The network's output at `zt`: z0_hat for auto and direct, eps_hat for the paper; `t` is (b,)."""
+        """The network's output at `zt`: z0_hat, or eps_hat with prediction = eps; `t` is (b,)."""
         if self.variant == "direct":
             zt, t = torch.zeros_like(zt), torch.ones_like(t)
         return self.denoiser(zt, t, condition.denoiser).float()
 
     def clean(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """z0_hat `(b, k, *latent_spatial)` by either formulation."""
-        if self.variant != "paper":
+        """z0_hat `(b, k, *latent_spatial)` by either prediction."""
+        if self.parts.prediction == "z0":
             return self.denoise(zt, t, condition)
-        t = t.clamp_max(PAPER_LAST_TIME)
-        signal, noise = signal_and_noise(t, self.schedule, self.dimensions)
+        t = t.clamp_max(LAST_TIME)
+        signal, noise = self.signal_and_noise(t)
         return (zt - noise * self.denoise(zt, t, condition)) / signal
 
     def sample(
@@ -109,16 +132,17 @@ class LDSeg(nn.Module):
             ValueError: sampler ddpm without `fresh`.
         """
         steps = 1 if self.variant == "direct" else steps
-        adjust = standardise_sample if self.variant == "paper" else keep
+        adjust = standardise_sample if self.parts.standardisation == "sample" else keep
 
         def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.clean(z, t, condition)
 
-        if self.sampler == "ddim":
-            return ddim(predict, noise, steps, self.schedule, adjust)
+        scale = self.parts.input_scale
+        if self.sampler != "ddpm":
+            return {"ddim": ddim, "multistep": multistep}[self.sampler](predict, noise, steps, self.schedule, adjust, scale)
         if fresh is None:
             raise ValueError("sampler = ddpm needs fresh noise for each step.")
-        return ddpm(predict, noise, steps, self.schedule, fresh, adjust)
+        return ddpm(predict, noise, steps, self.schedule, fresh, adjust, scale)
 
     def decode(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         """Logits `(b, heads, *spatial)`; without a condition the image is switched off."""

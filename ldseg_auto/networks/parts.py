@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ldseg_auto.networks.blocks import Attention, TimedBlock, TimeEmbedding, group_norm, image_stage, same_conv
+from ldseg_auto.networks.blocks import Attention, TimedBlock, TimeEmbedding, conv, group_norm, image_stage, same_conv
 from ldseg_auto.planners.plans import Network
 
 
@@ -36,7 +36,8 @@ class ImageEncoder(nn.Module):
 class LabelEncoder(nn.Module):
     """Label map `(b, inputs, *spatial)` in [-1, 1] to the raw latent `(b, k, *latent_spatial)`.
 
-    No normalisation inside: an instance norm could not tell a patch full of an organ from an empty one.
+    A linear code of blocks of `factor` voxels, which is what the planner measured the latent by, plus what convolutions with a wider
+    view add to it. No normalisation inside: an instance norm could not tell a patch full of an organ from an empty one.
     """
 
     def __init__(self, inputs: int, channels: int, network: Network, latent_stage: int) -> None:
@@ -53,9 +54,12 @@ class LabelEncoder(nn.Module):
             width = out
         layers += [same_conv(dims, width, width, (3,) * dims), nn.SiLU(), same_conv(dims, width, channels, (1,) * dims)]
         self.layers = nn.Sequential(*layers)
+        factor = network.cumulative_strides[latent_stage]
+        self.linear = conv(dims)(inputs, channels, factor, factor)
+        nn.init.orthogonal_(self.linear.weight)
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        return self.layers(labels)
+        return self.layers(labels) + self.linear(labels)
 
 
 class Denoiser(nn.Module):
@@ -85,6 +89,8 @@ class Denoiser(nn.Module):
         self.up = nn.ModuleList(same_conv(dims, widths[i + 1], widths[i], three) for i in range(len(widths) - 1))
         self.merge = nn.ModuleList(TimedBlock(dims, w, w, time) for w in widths[:-1])
         self.exit = nn.Sequential(group_norm(widths[0]), nn.SiLU(), same_conv(dims, widths[0], channels, three))
+        nn.init.zeros_(self.exit[-1].weight)  # it starts at the mean of the standardised latent
+        nn.init.zeros_(self.exit[-1].bias)
 
     def condition(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Image features, one per level from the latent grid down, projected."""
@@ -110,7 +116,7 @@ class LabelDecoder(nn.Module):
     """Latent `(b, k, *latent_spatial)` to logits `(b, heads, *spatial)`, with image skips or without.
 
     `conv(cat(below, skip))` is written as `conv_below(below) + conv_skip(skip)`: the skip's half is computed once per patch, and
-    left out where the image is switched off.
+    left out where the image is switched off. The logits of each block of `factor` voxels also get a linear term of its latent.
     """
 
     def __init__(self, channels: int, heads: int, network: Network, latent_stage: int, skips: bool) -> None:
@@ -132,6 +138,8 @@ class LabelDecoder(nn.Module):
             same_conv(dims, w, w, k, bias=False) for w, k in zip(widths[::-1], kernels[latent_stage::-1], strict=True)
         ) if skips else None  # fmt: skip
         self.head = same_conv(dims, widths[0], heads, (1,) * dims)
+        factor = network.cumulative_strides[latent_stage]
+        self.linear = transposed(channels, heads, factor, factor, bias=False)
 
     def condition(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Image features of stages 0 ... latent stage, projected, latent grid first; empty without skips."""
@@ -147,4 +155,4 @@ class LabelDecoder(nn.Module):
         for i, (up, below, norm) in enumerate(zip(self.up, self.below, self.norm, strict=True)):
             h = below(up(h))
             h = norm(h + condition[i + 1] if condition else h)
-        return self.head(h)
+        return self.head(h) + self.linear(z)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 FLOOR = 1e-3  # smallest standard deviation divided by
+MOST = 1.25  # largest deviation of a training batch's latent, and largest mean, by the running ones
 
 
 class Running(nn.Module):
@@ -35,7 +36,8 @@ class Running(nn.Module):
         mean, variance = z.mean(axes), z.var(axes, unbiased=False)
         self._update(mean.detach(), variance.detach())
         own, running = self._deviation(variance), self._deviation(self.variance)
-        ratio, shift = (own / running).detach(), ((mean - self.mean) / running).detach()
+        ratio = (own / running).detach().clamp_max(MOST)
+        shift = ((mean - self.mean) / running).detach().clamp(-MOST, MOST)
         return (z - mean.view(shape)) / own.view(shape) * ratio.view(shape) + shift.view(shape)
 
     @staticmethod

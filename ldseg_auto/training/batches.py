@@ -22,14 +22,15 @@ class Batches(Dataset):
     """Item i: `(image (b, c, *patch) float32, label (b, *patch) int64 indices)`.
 
     A case is drawn uniformly per sample, then one of its raters; the last `round(share x batch)` samples of a batch are centred
-    on a voxel of a foreground class drawn uniformly among those that the case has.
+    on a voxel of a foreground class drawn uniformly among those that the case has. `rater` takes one rater's labels instead.
     """
 
     def __init__(
-        self, folder: Path, identifiers: Sequence[str], configuration: Configuration, seed: int, length: int, augment: bool
-    ) -> None:
+        self, folder: Path, identifiers: Sequence[str], configuration: Configuration, seed: int, length: int, augment: bool,
+        rater: int | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.identifiers, self.configuration = folder, list(identifiers), configuration
-        self.seed, self.length = seed, length
+        self.seed, self.length, self.rater = seed, length, rater
         self.patch = configuration.patch_size
         self.source = augmentation.source_size(self.patch) if augment else self.patch
         self.transform = augmentation.build(self.patch) if augment else None
@@ -53,7 +54,8 @@ class Batches(Dataset):
         """Image `(c, *source)` and label `(1, *source)`, float32."""
         identifier = self.identifiers[rng.integers(len(self.identifiers))]
         case = self.cases.get(identifier) or self.cases.setdefault(identifier, load_case(self.folder, identifier))
-        rater = int(rng.integers(case.labels.shape[0]))
+        rater = int(rng.integers(case.labels.shape[0]))  # drawn in any case: the same patches, whoever's labels
+        rater = rater if self.rater is None else self.rater % case.labels.shape[0]
         size = self.source if len(self.source) == 3 else (1, *self.source)
         patch = self.patch if len(self.patch) == 3 else (1, *self.patch)
         centre = self._centre(rng, case, patch, forced)

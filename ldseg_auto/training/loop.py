@@ -24,8 +24,8 @@ from ldseg_auto.training.batches import Batch, Batches, stream
 from ldseg_auto.training.ema import EMA
 from ldseg_auto.training.log import write_log
 from ldseg_auto.training.objective import Objective
+from ldseg_auto.training.patches import Patches, calibrate_latent, mean_dice, patch_dice
 from ldseg_auto.training.schedule import learning_rate
-from ldseg_auto.training.validation import Patches, mean_dice, patch_dice
 
 logger = logging.getLogger(__name__)
 EPOCHS_IN_BUDGET = 20  # a time budget is cut into so many epochs, so that its curve can be read,
@@ -83,7 +83,7 @@ class Trainer:
         self.plan = configuration.training
         torch.manual_seed(seed)
         model = LDSeg(configuration, labels.num_heads)
-        self.objective = Objective(model, self.plan, labels.has_regions)
+        self.objective = Objective(model, configuration, labels.has_regions)
         optimiser = torch.optim.AdamW(self.objective.parameters(), lr=self.plan.learning_rate, weight_decay=self.plan.weight_decay)
         self.wrapped, self.optimiser = fabric.setup(self.objective, optimiser)
         self.ema = EMA(model, self.plan.ema_decay)
@@ -95,10 +95,14 @@ class Trainer:
         """The weights being trained."""
         return self.objective.model
 
-    def fit(self, batches: Batches, patches: Patches, limits: Limits, progress: Progress) -> None:
+    def fit(self, batches: Batches, patches: Patches, statistics: Patches, limits: Limits, progress: Progress) -> None:
         """Trains until `limits`, from where the state is; writes latest, best and final checkpoints.
 
         Validation and writing count into the time budget.
+
+        Args:
+            patches: of validation cases, for the pseudo-Dice of every epoch.
+            statistics: of training cases, on which the averaged weights' latent is standardised at the end.
 
         Raises:
             InputError: a case cannot be read.
@@ -116,6 +120,7 @@ class Trainer:
                 validation = time.monotonic() - trained
                 self.state.elapsed = before + time.monotonic() - start
                 self.save("latest")
+        calibrate_latent(self.ema.model, statistics, self.labels, self.fabric.device)
         self.save("final")
 
     def _epoch(self, source: Iterator[Batch], limits: Limits, longest: float, progress: Progress) -> tuple[dict[str, float], float]:

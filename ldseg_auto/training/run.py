@@ -26,12 +26,13 @@ from ldseg_auto.planners.plans import Configuration, Plans
 from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training.batches import Batches
 from ldseg_auto.training.loop import Limits, Trainer
-from ldseg_auto.training.validation import Patches, step_curve, validate_cases
+from ldseg_auto.training.patches import Patches, distance_curve, reconstruction_dice, step_curve
+from ldseg_auto.training.validation import validate_cases
 
 logger = logging.getLogger(__name__)
 EPOCHS_IN_SHORT_RUN = 20  # --iterations is cut into at least so many epochs
 PREPROCESSED = ("data_identifier", "spacing", "normalisation", "use_mask_for_norm", "resampling")  # decided before training
-RECORDS = ("median_shape", "memory_gib", "reasons")  # of planning; training does not read them
+RECORDS = ("median_shape", "raters", "memory_gib", "reasons")  # of planning; training does not read them
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Prepared:
 def train_fold(
     preprocessed: Path, results: Path, fold: int | str, *, configuration: str | None = None, settings: Sequence[str] = (),
     epochs: int | None = None, iterations: int | None = None, time_budget: float | None = None, resume: bool = False,
-    device: str = "auto", seed: int = 0, plans_name: str = "ldsegPlans", progress: Progress = silent,
+    device: str = "auto", seed: int = 0, plans_name: str = "ldsegPlans", validate: bool = True, progress: Progress = silent,
 ) -> Path:  # fmt: skip
     """Trains, validates and leaves a complete model folder.
 
@@ -68,6 +69,7 @@ def train_fold(
         time_budget: seconds of training at most, its validation of patches included; the learning rate then anneals over it.
         resume: continue from the last checkpoint with its seed; a finished training goes on where the length is now larger, else
             only its validation is done again.
+        validate: predict the fold's validation cases at the end; without, only their patches are looked at.
         seed: of weights, patches and noise.
 
     Returns:
@@ -91,8 +93,10 @@ def train_fold(
     plan = prepared.configuration.training
     limits = Limits(iterations or plan.epochs * plan.iterations_per_epoch, time_budget)
     patches = validation_patches(prepared)
-    trainer.fit(_batches(prepared, trainer.seed, limits.iterations), patches, limits, progress)
-    _final_validation(prepared, trainer, patches, progress)
+    trainer.fit(_batches(prepared, trainer.seed, limits.iterations), patches, statistics_patches(prepared), limits, progress)
+    chosen_steps = _measure_method(prepared, trainer, patches)
+    if validate:
+        _final_validation(prepared, trainer, chosen_steps, progress)
     return folder
 
 
@@ -131,6 +135,7 @@ def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plan
     name = configuration or plans.default_configuration
     planned = plans.configuration(name)
     changed = override(planned, settings)
+    changed = replace(changed, method=changed.method.fixed(changed.network.variant, changed.raters))
     if any(getattr(changed, key) != getattr(planned, key) for key in RECORDS) or changed.latent.ceiling != planned.latent.ceiling:
         names = f"{', '.join(RECORDS)} or latent.ceiling"
         raise InputError(f"--set of {names} has no effect: they record how the plans came about. Leave it out.")
@@ -185,12 +190,25 @@ def _batches(prepared: Prepared, seed: int, length: int) -> Batches:
     return Batches(cases, prepared.train, configuration, seed, length, configuration.training.augmentation)
 
 
-def validation_patches(prepared: Prepared) -> Patches:
-    """The fixed patches of the validation cases: the same for every training of this fold."""
+def validation_patches(prepared: Prepared, rater: int | None = None) -> Patches:
+    """The fixed patches of the validation cases: the same for every training of this fold.
+
+    Args:
+        rater: whose labels; None draws one per patch.
+    """
+    return _fixed_patches(prepared, prepared.validation, 1, rater)
+
+
+def statistics_patches(prepared: Prepared) -> Patches:
+    """As many fixed patches of the training cases, not augmented."""
+    return _fixed_patches(prepared, prepared.train, 2, None)
+
+
+def _fixed_patches(prepared: Prepared, identifiers: list[str], seed: int, rater: int | None) -> Patches:
     configuration = prepared.configuration
     cases = prepared.folder / configuration.data_identifier
     length = max(1, round(configuration.training.validation_patches / configuration.batch_size))
-    batches = Batches(cases, prepared.validation, configuration, seed=1, length=length, augment=False)
+    batches = Batches(cases, identifiers, configuration, seed=seed, length=length, augment=False, rater=rater)
     return [batches[i] for i in range(len(batches))]
 
 
@@ -226,27 +244,34 @@ def _write_record(folder: Path, prepared: Prepared, fold: int | str, seed: int, 
 def _shape(plans: Plans, name: str) -> tuple[object, ...]:
     """What must agree between the folds of one model folder."""
     c = plans.configuration(name)
-    return (c.network, c.latent, c.patch_size, c.sampling.schedule, *(getattr(c, key) for key in PREPROCESSED))
+    return (c.network, c.network_parts, c.latent, c.patch_size, c.sampling.schedule, *(getattr(c, key) for key in PREPROCESSED))
 
 
-def _final_validation(prepared: Prepared, trainer: Trainer, patches: Patches, progress: Progress) -> None:
-    """steps.json from the fixed patches, then validation/summary.json from whole cases with the EMA weights."""
+def _measure_method(prepared: Prepared, trainer: Trainer, patches: Patches) -> int:
+    """steps.json and latent.json from the fixed patches, with the EMA weights; returns the steps for one sample."""
     labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
-    planned = 1 if configuration.network.variant == "direct" else configuration.sampling.steps
+    model, direct, raters = trainer.ema.model, configuration.network.variant == "direct", len(prepared.description.raters)
+    planned = 1 if direct else configuration.sampling.steps
     with trainer.fabric.autocast():
-        curve = step_curve(trainer.ema.model, patches, labels, planned, device)
+        curve = step_curve(model, patches, labels, planned, device)
+        if raters > 1:
+            by_rater = [validation_patches(prepared, rater) for rater in range(raters)]
+            curve |= distance_curve(model, by_rater, labels, planned, device)
+        rebuilt = {} if direct else reconstruction_dice(model, patches, labels, device)
     write_json(trainer.folder / "steps.json", curve)
+    if rebuilt:
+        write_json(trainer.folder / "latent.json", without_nan({"reconstruction": rebuilt, "ceiling": configuration.latent.ceiling}))
+        shown = ", ".join(f"{name} {dice:.4f}" for name, dice in rebuilt.items())
+        logger.info("label autoencoder with the image switched off, Dice: %s (planned ceiling %.3f)", shown, configuration.latent.ceiling)
+    return int(curve["chosen"])
+
+
+def _final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress: Progress) -> None:
+    """validation/summary.json from whole cases with the EMA weights."""
+    labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
+    cases = prepared.validation
     summary = validate_cases(
-        trainer.ema.model,
-        prepared.validation,
-        prepared.folder,
-        prepared.plans,
-        configuration,
-        labels,
-        curve["chosen"],
-        device,
-        trainer.seed,
-        progress,
+        trainer.ema.model, cases, prepared.folder, prepared.plans, configuration, labels, steps, device, trainer.seed, progress
     )
     write_json(trainer.folder / "validation" / "summary.json", without_nan(summary))
     logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])

@@ -1,8 +1,8 @@
-"""Validation: fixed patches each epoch, whole cases at the end, and the curve over sampling steps."""
+"""Validation on whole cases at the end of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +17,6 @@ from ldseg_auto.planners.plans import Configuration, Plans
 from ldseg_auto.preprocessing.case import scores_to_indices
 from ldseg_auto.preprocessing.store import load_case, load_reference
 from ldseg_auto.progress import Progress, silent
-
-NEAR_BEST = 0.001  # Dice: the fewest steps within this of the best are chosen (design.md 4)
-Patches = Sequence[tuple[torch.Tensor, torch.Tensor]]
-
-
-@torch.inference_mode()
-def patch_dice(model: LDSeg, patches: Patches, labels: LabelSpec, steps: int, device: torch.device) -> np.ndarray:
-    """Pseudo-Dice per foreground head: overlaps summed over all patches as if they were one image; NaN where a class is absent.
-
-    Args:
-        patches: `(image (b, c, *patch), label (b, *patch))`; noise is fixed by the patch's number.
-    """
-    counts = np.zeros((3, len(labels.foreground_names)))
-    table = torch.from_numpy(labels.table)
-    first = 0 if labels.has_regions else 1
-    for i, (image, label) in enumerate(patches):
-        draw = _noise(i, (len(image), *model.latent_shape(tuple(image.shape[2:]))), device)
-        logits = model.predict(image.to(device), draw(-1), steps, draw).cpu()
-        predicted = (logits > 0) if labels.has_regions else table[logits.argmax(1)].movedim(-1, 1) > 0
-        true, predicted = table[label].movedim(-1, 1)[:, first:] > 0, predicted[:, first:]
-        valid = (label != labels.ignore_index)[:, None] if labels.ignore_index is not None else torch.ones_like(true[:, :1])
-        axes = (0, *range(2, true.ndim))
-        for row, mask in enumerate((true & predicted, true, predicted)):
-            counts[row] += (mask & valid).sum(axes).numpy()
-    with np.errstate(invalid="ignore"):
-        return 2 * counts[0] / (counts[1] + counts[2])
-
-
-def _noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Callable[[int], torch.Tensor]:
-    """Standard normal noise of `shape` for the start (-1) and each step, drawn in the order of the calls."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda step: torch.randn(shape, generator=generator).to(device)
-
-
-def step_curve(model: LDSeg, patches: Patches, labels: LabelSpec, planned: int, device: torch.device) -> dict[str, Any]:
-    """Mean Dice over 1, 2, 4, ... planned steps, and the fewest steps within 0.1 Dice points of the best."""
-    counts = sorted({min(2**i, planned) for i in range(planned.bit_length() + 1)})
-    curve = {n: mean_dice(patch_dice(model, patches, labels, n, device)) for n in counts}
-    best = max(curve.values())
-    return {"dice": {str(n): d for n, d in curve.items()}, "chosen": next(n for n in counts if curve[n] >= best - NEAR_BEST)}
-
-
-def mean_dice(per_class: np.ndarray) -> float:
-    """Mean over the classes that are there; 0 when none is."""
-    present = per_class[~np.isnan(per_class)]
-    return float(present.mean()) if len(present) else 0.0
 
 
 def validate_cases(

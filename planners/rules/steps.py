@@ -37,15 +37,18 @@ def retained(variance: np.ndarray, steps: int) -> np.ndarray:
     return share / np.sqrt(variance)
 
 
-def sampling_steps(modes: Sequence[tuple[float, float]], target: float = TARGET_SHARE) -> tuple[int, str]:
+def sampling_steps(modes: Sequence[tuple[float, float]], first_draws: bool = False, target: float = TARGET_SHARE) -> tuple[int, str]:
     """The fewest steps, at most 32, that retain `target` of the deviation, averaged over modes by their share of variance.
 
     Args:
         modes: pairs (variance of a mode, weight: the variance that modes like it hold in all).
+        first_draws: the first step is trained to give a draw, not the mean (energy score): it retains all of the deviation.
 
     Returns:
         Steps and the reason.
     """
+    if first_draws:
+        return 1, "the first step is trained to be a draw (energy score): one step"
     variance = np.array([v for v, _ in modes])
     weight = np.array([w for _, w in modes])
     if not len(variance) or weight.sum() <= 0:

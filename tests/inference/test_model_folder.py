@@ -78,6 +78,18 @@ def test_steps_that_validation_chose(tmp_path: Path, make_configuration: Make) -
     assert measured_steps(read_model_folder(path, ["0"])) == 2
 
 
+def test_measured_steps_for_samples(tmp_path: Path, make_configuration: Make) -> None:
+    """By a key that only datasets of several raters have; folds without it do not count."""
+    path = write_model(tmp_path, make_configuration(), folds=("0", "1", "2"))
+    measured = ({"chosen": 16}, {"chosen": 1, "chosen_for_samples": 4}, {"chosen": 1, "chosen_for_samples": 8})
+    for fold, content in enumerate(measured):
+        (path / f"fold_{fold}" / "steps.json").write_text(json.dumps(content))
+    assert measured_steps(read_model_folder(path), "chosen_for_samples") == 8
+    assert measured_steps(read_model_folder(path, ["0", "1"]), "chosen_for_samples") == 4
+    assert measured_steps(read_model_folder(path, ["0"]), "chosen_for_samples") is None
+    assert measured_steps(read_model_folder(path)) == 16
+
+
 def test_no_model_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is no model folder: it has no plans.json"):
         read_model_folder(tmp_path)

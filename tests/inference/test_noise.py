@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from ldseg_auto.inference.noise import case_noise
+from ldseg_auto.inference.noise import CENTRE, case_noise, sample_numbers
+from ldseg_auto.planners.method import Method
+from ldseg_auto.planners.plans import Configuration, Sampling
 
 
 def test_each_argument_matters_and_nothing_else() -> None:
@@ -24,3 +28,25 @@ def test_standard_normal() -> None:
     assert noise.shape == (4, 50, 50) and noise.dtype == torch.float32
     assert float(noise.mean()) == pytest.approx(0, abs=0.05)
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_the_centre_starts_from_zeros_and_has_fresh_noise() -> None:
+    assert not case_noise(0, "a", CENTRE, (2, 4, 4)).any()
+    assert case_noise(0, "a", CENTRE, (2, 4, 4), 0).any()
+
+
+@pytest.mark.parametrize(
+    ("centre", "prediction", "steps", "samples", "numbers"),
+    [
+        (True, "z0", 1, 1, [CENTRE]),
+        (True, "z0", 2, 1, [0]),
+        (True, "z0", 1, 3, [0, 1, 2]),
+        (False, "z0", 1, 1, [0]),
+        (True, "eps", 1, 1, [0]),
+    ],
+)
+def test_the_centre_is_drawn_for_one_mask_in_one_step(
+    make_configuration: Callable[..., Configuration], centre: bool, prediction: str, steps: int, samples: int, numbers: list[int]
+) -> None:
+    configuration = replace(make_configuration(sampling=Sampling(4, centre=centre)), method=Method(prediction=prediction))
+    assert sample_numbers(configuration, steps, samples) == numbers

@@ -114,9 +114,12 @@ def test_numbers_below_one(model: Path, name: str) -> None:
         Predictor.from_folder(model, device="cpu", **{name: 0})  # type: ignore[arg-type]
 
 
-def test_steps_come_from_validation_for_one_sample_and_from_the_plans_for_several(model: Path) -> None:
+def test_steps_come_from_validation_by_dice_for_one_sample_and_by_distance_for_several(model: Path) -> None:
     assert Predictor.from_folder(model, device="cpu").steps == 2
     (model / "fold_0" / "steps.json").write_text(json.dumps({"chosen": 1}))
     assert Predictor.from_folder(model, device="cpu").steps == 1
-    assert Predictor.from_folder(model, device="cpu", samples=3).steps == 2
+    assert Predictor.from_folder(model, device="cpu", samples=3).steps == 2  # one rater: nothing measured, so the plan's
+    (model / "fold_0" / "steps.json").write_text(json.dumps({"chosen": 1, "chosen_for_samples": 5}))
+    assert Predictor.from_folder(model, device="cpu", samples=3).steps == 5
+    assert Predictor.from_folder(model, device="cpu", samples=1).steps == 1
     assert Predictor.from_folder(model, device="cpu", steps=7).steps == 7

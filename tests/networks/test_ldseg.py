@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
-from ldseg_auto.networks.ldseg import PAPER_LAST_TIME, LDSeg
+from ldseg_auto.diffusion.samplers import ddim, multistep
+from ldseg_auto.networks.ldseg import LAST_TIME, Condition, LDSeg
 from ldseg_auto.networks.standardise import standardise_sample
+from ldseg_auto.planners.method import DENOISERS, LABEL_INPUTS, PREDICTIONS, STANDARDISATIONS, Method
 from ldseg_auto.planners.plans import Configuration, Sampling
 
 Make = Callable[..., Configuration]
@@ -91,12 +95,56 @@ def test_decoding_without_condition_is_decoding_with_all_features_switched_off(m
     torch.testing.assert_close(half.denoiser, condition.denoiser)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_on_the_decoders_features_is_measured_in_theirs(dtype: torch.dtype) -> None:
+    """Each sample's by its own deviation, on every grid by that grid's root mean square; all of the gradient passes."""
+    torch.manual_seed(0)
+    denoiser = [torch.randn(3, 4, 2, 2)]
+    decoder = [(scale * torch.randn(3, 8, *grid)).to(dtype).requires_grad_() for scale, grid in ((5.0, (64, 48)), (0.2, (32, 24)))]
+    noised = Condition(denoiser, decoder).noised(torch.tensor([0.0, 0.5, 2.0]))
+    assert noised.denoiser is denoiser
+    for before, after in zip(decoder, noised.decoder, strict=True):
+        added, size = (after - before).detach().float(), float(before.detach().float().square().mean().sqrt())
+        assert after.dtype == dtype and torch.equal(after[0], before[0])
+        for i, deviation in ((1, 0.5), (2, 2.0)):
+            assert float(added[i].square().mean().sqrt()) == pytest.approx(deviation * size, rel=0.05)
+            assert abs(float(added[i].mean())) < 0.1 * deviation * size
+        weights = torch.randn(before.shape).to(dtype)
+        (gradient,) = torch.autograd.grad((after * weights).sum(), before)
+        torch.testing.assert_close(gradient, weights)
+    first, second = (f.detach().float() - b.detach().float() for f, b in zip(noised.decoder, decoder, strict=True))
+    assert abs(float(torch.corrcoef(torch.stack([first[1].flatten(), first[2].flatten()]))[0, 1])) < 0.05  # of samples
+    assert abs(float(torch.corrcoef(torch.stack([first[1, :, :32, :24].flatten(), second[1].flatten()]))[0, 1])) < 0.05  # of grids
+
+
 def test_select_takes_samples(make_configuration: Make) -> None:
     model = build(make_configuration())
     condition = model.condition(torch.randn(3, 1, 16, 24))
     chosen = condition.select(torch.tensor([2, 0]))
     torch.testing.assert_close(chosen.denoiser[0], condition.denoiser[0][[2, 0]])
     torch.testing.assert_close(chosen.decoder[-1], condition.decoder[-1][[2, 0]])
+
+
+def test_logits_have_a_linear_term_of_their_own_block(make_configuration: Make) -> None:
+    """All that is left without the head: additive in the latent, and each latent position reaches its factor's voxels only."""
+    model = build(make_configuration(stage=2))
+    torch.nn.init.zeros_(model.decoder.head.weight)
+    torch.nn.init.zeros_(model.decoder.head.bias)
+    a, b = torch.randn(2, 1, 3, 4, 6)
+    torch.testing.assert_close(model.decode(2 * a - b, None), 2 * model.decode(a, None) - model.decode(b, None), rtol=1e-4, atol=1e-4)
+    moved = a.clone()
+    moved[..., 1, 2] += 1
+    changed = (model.decode(moved, None) != model.decode(a, None)).any(1)[0]
+    block = torch.zeros(16, 24, dtype=torch.bool)
+    block[4:8, 8:12] = True
+    assert torch.equal(changed, block)
+
+
+def test_repeat_puts_the_whole_batch_behind_itself(make_configuration: Make) -> None:
+    condition = build(make_configuration()).condition(torch.randn(2, 1, 16, 24))
+    twice = condition.repeat(2)
+    for before, after in zip((*condition.denoiser, *condition.decoder), (*twice.denoiser, *twice.decoder), strict=True):
+        torch.testing.assert_close(after, before[[0, 1, 0, 1]])
 
 
 def test_sampling_leaves_the_condition_as_it_was(make_configuration: Make) -> None:
@@ -177,7 +225,7 @@ def test_paper_clean_latent_inverts_the_noise_formula(make_configuration: Make, 
     z0, eps = torch.randn(1, 3, 8, 12), torch.randn(1, 3, 8, 12)
     monkeypatch.setattr(model, "denoise", lambda zt, t, condition: eps)
     for t in (0.3, 0.8, 1.0):
-        angle = torch.tensor(min(t, PAPER_LAST_TIME), dtype=torch.float64) * torch.pi / 2
+        angle = torch.tensor(min(t, LAST_TIME), dtype=torch.float64) * torch.pi / 2
         zt = (angle.cos() * z0 + angle.sin() * eps).float()
         torch.testing.assert_close(model.clean(zt, torch.tensor([t]), None), z0, rtol=1e-2, atol=1e-3)
 
@@ -196,3 +244,56 @@ def test_bfloat16_latents_are_float32_and_finite(make_configuration: Make) -> No
         logits = model.eval().predict(torch.randn(2, 1, 16, 24), torch.randn_like(z0), 2)
     assert z0.dtype == logits.dtype == model.standardise.mean.dtype == torch.float32
     assert z0.isfinite().all() and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_new_network_guesses_the_mean_of_the_latent(make_configuration: Make, variant: str) -> None:
+    model = LDSeg(make_configuration(variant), 3)
+    out = model.denoise(torch.randn(2, 3, 8, 12), torch.tensor([0.3, 1.0]), model.condition(torch.randn(2, 1, 16, 24)))
+    assert out.shape == (2, 3, 8, 12) and not out.any()
+
+
+@pytest.mark.parametrize("variant", ["auto", "paper"])
+@pytest.mark.parametrize("parts", product(PREDICTIONS, LABEL_INPUTS, (True, False), DENOISERS, STANDARDISATIONS))
+def test_every_combination_of_parts_does_what_it_says(make_configuration: Make, variant: str, parts: tuple) -> None:
+    prediction, label_input, skips, denoiser, standardisation = parts
+    method = Method(prediction, label_input, skips, denoiser, standardisation)
+    model = build(replace(make_configuration(variant, patch=(16, 16)), method=method))
+    image, noise = torch.randn(1, 1, 16, 16), torch.randn(1, 3, 8, 8)
+    condition, t = model.condition(image), torch.tensor([0.6])
+    assert model.predict(image, noise, 2).shape == (1, 3, 16, 16)
+    out, clean = model.denoise(noise, t, condition), model.clean(noise, t, condition)
+    signal, sigma = model.signal_and_noise(t)
+    torch.testing.assert_close(clean, out if prediction == "z0" else (noise - sigma * out) / signal)
+    assert model.label_encoder.layers[0].in_channels == (3 if label_input == "onehot" else 1)
+    assert torch.equal(model.decode(noise, condition), model.decode(noise, None)) != skips
+    assert [f.shape[1:] for f in condition.denoiser] == ([(16, 8, 8), (32, 4, 4)] if denoiser == "unet" else [(64, 8, 8)])
+    z, sampled = model.encode_label(onehot(3, 1, 16, 16)), model.sample(noise, condition, 2)
+    assert torch.allclose(z, standardise_sample(z), atol=1e-3) == (standardisation == "sample")
+    assert torch.allclose(sampled, standardise_sample(sampled), atol=1e-3) == (standardisation == "sample")
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0])
+@pytest.mark.parametrize("sampler", ["ddim", "multistep"])
+def test_sampling_noises_as_training_does(make_configuration: Make, monkeypatch: pytest.MonkeyPatch, sampler: str, scale: float) -> None:
+    """A certain guess is noised to half the time by the very amplitudes that the objective takes."""
+    model = build(replace(make_configuration(sampling=Sampling(2, sampler)), method=Method(input_scale=scale)))
+    guess, noise = torch.randn(1, 3, 8, 12), torch.randn(1, 3, 8, 12)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(model, "clean", lambda zt, t, condition: seen.append(zt) or guess)
+    model.sample(noise, None, 2)  # type: ignore[arg-type]
+    signal, sigma = model.signal_and_noise(torch.tensor([0.5]))
+    assert float(signal / sigma) == pytest.approx(scale, rel=1e-5)  # the ratio at half the time is 1 without a scale
+    torch.testing.assert_close(seen[1], signal * guess + sigma * noise)
+
+
+def test_the_planned_sampler_is_taken(make_configuration: Make) -> None:
+    condition_of, noise = torch.randn(1, 1, 16, 24), torch.randn(1, 3, 8, 12)
+    drawn = {}
+    for name, sampler in (("ddim", ddim), ("multistep", multistep)):
+        model = build(make_configuration(sampling=Sampling(6, name)))
+        condition = model.condition(condition_of)
+        drawn[name] = model.sample(noise, condition, 6)
+        expected = sampler(lambda z, t, m=model, c=condition: m.denoise(z, t, c), noise, 6, "cosine")
+        torch.testing.assert_close(drawn[name], expected)
+    assert not torch.allclose(drawn["ddim"], drawn["multistep"], atol=1e-3)

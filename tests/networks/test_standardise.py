@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from ldseg_auto.networks.standardise import FLOOR, PerSample, Running
+from ldseg_auto.networks.standardise import FLOOR, MOST, PerSample, Running
 
 
 def test_first_batch_sets_the_statistics_and_later_ones_move_them() -> None:
@@ -34,11 +35,12 @@ def test_frozen_in_evaluation() -> None:
 
 
 def test_values_are_the_same_in_training_and_evaluation() -> None:
+    torch.manual_seed(0)
     module = Running(3).train()
     for _ in range(5):
-        z = torch.randn(4, 3, 8) * 2 + 1
-        trained = module(z)
-    torch.testing.assert_close(module.eval()(z), trained, rtol=1e-4, atol=1e-5)
+        z = torch.randn(16, 3, 32) * 2 + 1
+        out = module(z)
+    torch.testing.assert_close(module.eval()(z), out, rtol=1e-4, atol=1e-5)
 
 
 def test_scaling_and_shifting_the_latent_gains_nothing() -> None:
@@ -46,11 +48,38 @@ def test_scaling_and_shifting_the_latent_gains_nothing() -> None:
     torch.manual_seed(0)
     module = Running(2).train()
     module(torch.randn(4, 2, 8))
-    scale, shift = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    raw, weights = torch.randn(4, 2, 8) * 3, torch.randn(4, 2, 8)
-    z = module(raw * scale + shift)
-    (z * weights).sum().backward()
-    assert scale.grad.abs() < 1e-4 and shift.grad.abs() < 1e-4
+    for size in (1, 3, 100):  # beyond the limits, too
+        scale, shift = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+        raw, weights = torch.randn(4, 2, 8) * size + size, torch.randn(4, 2, 8)
+        (module(raw * scale + shift) * weights).sum().backward()
+        assert scale.grad.abs() < 1e-4 and shift.grad.abs() < 1e-4
+
+
+def trained(module: Running, raw: torch.Tensor) -> tuple[float, float]:
+    """Mean and deviation of what comes out of one training batch `(b, 1, n)`."""
+    out = module.train()(raw)
+    return float(out.mean()), float(out.std(unbiased=False))
+
+
+def test_a_batch_far_from_the_running_statistics_is_brought_near() -> None:
+    """Mean and deviation are limited to MOST in training only; a batch that varies less is left as it is."""
+    torch.manual_seed(0)
+    raw = torch.randn(8, 1, 64)
+    raw = (raw - raw.mean()) / raw.std(unbiased=False)
+    for factor, offset, mean, deviation in (
+        (10.0, 0.0, 0.0, MOST),
+        (1.0, 40.0, MOST, None),
+        (1.0, -40.0, -MOST, None),
+        (0.5, 0.0, 0.0, 0.5 / (0.95 + 0.05 * 0.25) ** 0.5),  # the running variance has moved by a twentieth
+    ):
+        module = Running(1)
+        module.updates.fill_(100)
+        found = trained(module, raw * factor + offset)
+        assert found[0] == pytest.approx(mean, abs=1e-4)
+        assert deviation is None or found[1] == pytest.approx(deviation, rel=1e-4)
+        free = module.eval()(raw * factor + offset)
+        assert float(free.std(unbiased=False)) == pytest.approx(factor / float(module.variance) ** 0.5, rel=1e-4)
+    assert trained(Running(1), 50 * raw + 7)[1] == pytest.approx(1, rel=1e-4)  # the first batch sets the statistics
 
 
 def test_a_channel_without_variance_stays_finite() -> None:

@@ -1,6 +1,6 @@
 """From raw data to plans: purity, replay, and what the reasons say."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from ldseg_auto.errors import InputError, PlansError
 from ldseg_auto.parallel import executor
 from ldseg_auto.planners.extract import extract_fingerprint
 from ldseg_auto.planners.fingerprint import Fingerprint
+from ldseg_auto.planners.method import preset
 from ldseg_auto.planners.planner import choose_configurations, describe, label_grid, layouts, make_plans
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.planners.spectrum import measure_latent, sample_cases
@@ -57,13 +58,39 @@ def test_plans_hold_every_decision_with_its_reason(fingerprint: Fingerprint, tmp
     plans = make_plans(fingerprint, 3)
     assert set(plans.configurations) == {"2d", "3d_fullres"} and plans.default_configuration == "3d_fullres"
     for configuration in plans.configurations.values():
-        assert {"spacing", "patch_size", "batch_size", "normalisation", "latent", "sampling.steps"} <= set(configuration.reasons)
+        keys = {"spacing", "patch_size", "batch_size", "normalisation", "latent", "sampling.steps", "method"}
+        assert keys <= set(configuration.reasons)
     full = plans.configurations["3d_fullres"]
     assert full.spacing == (3.0, 1.0, 1.0) and full.memory_gib <= 8
     plans.save(tmp_path / "p.json")
     assert Plans.load(tmp_path / "p.json") == plans
     text = describe(plans)
     assert "3d_fullres" in text and "latent dimension" in text and "Why:" in text
+
+
+@pytest.mark.parametrize(("raters", "aim"), [(1, "one rater: the best mask"), (4, "4 raters: samples follow their distribution")])
+def test_plans_aim_at_what_the_raters_call_for(fingerprint: Fingerprint, tmp_path: Path, raters: int, aim: str) -> None:
+    """Nothing but the steps depends on their number beside it, and nothing of the method is decided before training."""
+    plans = make_plans(replace(fingerprint, raters=raters), 3)
+    plans.save(tmp_path / "p.json")
+    for name, configuration in Plans.load(tmp_path / "p.json").configurations.items():
+        assert configuration.raters == raters and configuration.reasons["method"].startswith(aim)
+        assert asdict(configuration.parts) == preset("auto", raters) and not any(asdict(configuration.method).values())
+        assert (configuration.parts.diversity > 0) == (raters > 1)
+        one = make_plans(fingerprint, 3).configurations[name]
+        assert raters == 1 or configuration.sampling.steps == 1  # the first step is a draw
+        assert replace(configuration, raters=1, sampling=one.sampling, reasons=one.reasons) == one
+    assert aim in describe(plans)
+
+
+@pytest.mark.parametrize("raters", [1, 4])
+def test_the_fingerprint_counts_the_raters(make_dataset, tmp_path: Path, raters: int) -> None:
+    dataset = open_dataset(make_dataset(tmp_path, n_cases=2, shape=(4, 12, 10), raters=raters))
+    with executor(1) as pool:
+        found = extract_fingerprint(dataset, pool)
+    assert found.raters == raters
+    found.save(tmp_path / "f.json")
+    assert Fingerprint.load(tmp_path / "f.json").raters == raters
 
 
 def test_memory_target_changes_the_batch_and_too_small_names_the_minimum(fingerprint: Fingerprint) -> None:
@@ -87,6 +114,7 @@ def test_missing_label_code_says_what_to_do(fingerprint: Fingerprint) -> None:
         ({"version": 99}, "version = 99 is not possible.*--clean"),
         ({"colour": 1}, "unknown key 'colour'"),
         ({"cases": []}, "cases = .* is not possible: expected at least one"),
+        ({"raters": 0}, "raters = 0 is not possible: expected at least 1"),
     ],
 )
 def test_edited_fingerprint_is_refused(fingerprint: Fingerprint, tmp_path: Path, change: dict, match: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ldseg_auto.errors import PlansError
+from ldseg_auto.planners.method import OF_NETWORK, VARIANTS, preset
 from ldseg_auto.planners.plans import Plans
 
 NETWORK = {
@@ -69,6 +70,86 @@ def test_round_trip(tmp_path: Path) -> None:
     assert Plans.from_dict(written).to_dict() == written
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("raters", [1, 4])
+def test_a_fixed_method_goes_through_json(tmp_path: Path, variant: str, raters: int) -> None:
+    """Every part is written out, and read again as the same parts."""
+    content = changed(f"{C}.network.variant", variant)
+    content["configurations"]["3d_fullres"]["raters"] = raters
+    plans = Plans.from_dict(content)
+    open_one = plans.configuration()
+    fixed = dataclasses.replace(open_one, method=open_one.method.fixed(variant, raters))
+    dataclasses.replace(plans, configurations={"3d_fullres": fixed}).save(tmp_path / "plans.json")
+    written = json.loads((tmp_path / "plans.json").read_text())["configurations"]["3d_fullres"]["method"]
+    assert written == dataclasses.asdict(open_one.parts) and None not in written.values()
+    again = Plans.load(tmp_path / "plans.json").configuration()
+    assert again == fixed and again.parts == open_one.parts
+
+
+@pytest.mark.parametrize(("name", "value", "own"), [
+    ("prediction", "eps", "z0"), ("label_input", "integer", "onehot"), ("skips", False, True), ("denoiser", "attention", "unet"),
+    ("standardisation", "sample", "running"), ("stop_gradient", False, True), ("pure_noise", 0.5, 1.0), ("recycling", 0.5, 0.0),
+    ("later_steps", 0.5, 0.0),
+    ("reconstruction_weight", 0.5, 0.0), ("reconstruction_share", 0.25, 0.0), ("regression_weight", 1.0, 0.0), ("diversity", 1.0, 0.0),
+    ("input_scale", 0.5, 1.0),
+])  # fmt: skip
+def test_direct_refuses_what_an_arm_without_diffusion_has_not(name: str, value: Any, own: Any) -> None:
+    content = changed(f"{C}.network.variant", "direct")
+    for allowed in (None, own):
+        content["configurations"]["3d_fullres"]["method"] = {name: allowed}
+        Plans.from_dict(content)
+    content["configurations"]["3d_fullres"]["method"] = {name: value}
+    rule = rf"^plans\.json: {C}.method.{name} = {value!r} is not possible: expected null with network.variant = direct"
+    with pytest.raises(PlansError, match=rule):
+        Plans.from_dict(content, "plans.json")
+    content["configurations"]["3d_fullres"]["network"]["variant"] = "auto"
+    assert getattr(Plans.from_dict(content).configuration().parts, name) == value
+
+
+@pytest.mark.parametrize(
+    ("variant", "raters", "method"), [("auto", 4, {"prediction": "eps"}), ("paper", 1, {"diversity": 1.0, "pure_noise": 0.5})]
+)
+def test_eps_with_diversity_is_refused_wherever_either_comes_from(variant: str, raters: int, method: dict[str, Any]) -> None:
+    content = changed(f"{C}.network.variant", variant)
+    content["configurations"]["3d_fullres"] |= {"method": method, "raters": raters}
+    with pytest.raises(PlansError, match=rf"{C}\.method\.prediction = 'eps' .*diversity"):
+        Plans.from_dict(content)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("raters", [1, 4])
+def test_parts_are_those_of_the_variant_and_the_raters(variant: str, raters: int) -> None:
+    """One stored value comes before them; the number of raters is read from the plans."""
+    content = changed(f"{C}.network.variant", variant)
+    content["configurations"]["3d_fullres"] |= {"raters": raters, "method": {"dice_weight": 3.5}}
+    configuration = Plans.from_dict(content).configuration()
+    expected = {**preset(variant, raters), "dice_weight": 3.5}
+    assert configuration.raters == raters and dataclasses.asdict(configuration.parts) == expected
+    assert configuration.network_parts == {name: expected[name] for name in OF_NETWORK}
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("prediction", "eps"), ("label_input", "integer"), ("skips", False), ("denoiser", "attention"), ("standardisation", "sample"),
+    ("input_scale", 0.5),
+])  # fmt: skip
+def test_network_parts_are_what_weights_are_made_for(name: str, value: Any) -> None:
+    before = Plans.from_dict(CONTENT).configuration().network_parts
+    assert Plans.from_dict(changed(f"{C}.method", {name: value})).configuration().network_parts == {**before, name: value} != before
+    for other in ({"pure_noise": 0.5}, {"diversity": 0.5}, {"skip_dropout": 0.9}, {"dice_weight": 3.5}):
+        assert Plans.from_dict(changed(f"{C}.method", other)).configuration().network_parts == before
+
+
+@pytest.mark.parametrize(("planned", "method", "variant", "centre"), [
+    (True, {}, "auto", True), (False, {}, "auto", False), (True, {"prediction": "eps"}, "auto", False),
+    (True, {}, "paper", False), (True, {"prediction": "z0"}, "paper", True), (False, {"prediction": "z0"}, "paper", False),
+])  # fmt: skip
+def test_only_a_predicted_latent_starts_from_the_centre(planned: bool, method: dict[str, Any], variant: str, centre: bool) -> None:
+    content = changed(f"{C}.sampling.centre", planned)
+    content["configurations"]["3d_fullres"]["method"] = method
+    content["configurations"]["3d_fullres"]["network"]["variant"] = variant
+    assert Plans.from_dict(content).configuration().centre is centre
+
+
 def test_configurations_by_name() -> None:
     plans = Plans.from_dict(CONTENT)
     assert plans.configuration("3d_fullres") is plans.configuration()
@@ -84,7 +165,7 @@ def test_plans_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "rule"),
     [
-        ("version", 2, r"version = 2 is not possible: expected 1; plan the dataset again"),
+        ("version", 1, r"version = 1 is not possible: expected 2; plan the dataset again"),
         ("transpose_forward", [0, 0, 1], r"transpose_forward = \(0, 0, 1\) .* a permutation of 0, 1, 2"),
         ("configurations", {}, "configurations = {} .* at least one"),
         ("default_configuration", "2d", r"default_configuration = '2d' .* one of \('3d_fullres',\)"),
@@ -113,10 +194,11 @@ def test_plans_are_frozen() -> None:
         (f"{C}.network.blocks_per_stage", 0, "blocks_per_stage = 0 .* at least 1"),
         (f"{C}.latent.factor", [2, 2, 2], rf"{C}.latent.factor = \(2, 2, 2\) .* one of the network's cumulative strides"),
         (f"{C}.latent.factor", [0, 4, 4], "factor .* at least 1 per axis"),
+        (f"{C}.raters", 0, rf"{C}.raters = 0 .* at least 1"),
         (f"{C}.latent.channels", 0, rf"{C}.latent.channels = 0 .* at least 1"),
         (f"{C}.latent.ceiling", 1.5, "ceiling = 1.5 .* 0 to 1"),
         (f"{C}.sampling.steps", 0, "steps = 0 .* at least 1"),
-        (f"{C}.sampling.sampler", "euler", "sampler = 'euler' .* ddim or ddpm"),
+        (f"{C}.sampling.sampler", "euler", r"sampler = 'euler' .* one of \('ddim', 'ddpm', 'multistep'\)"),
         (f"{C}.sampling.schedule", "sigmoid", "schedule = 'sigmoid' .* linear, quadratic or cosine"),
         (f"{C}.sampling.samples", 0, "samples = 0 .* at least 1"),
         (f"{C}.resampling.order_image", 6, rf"{C}.resampling.order_image = 6 .* 0 to 5"),
@@ -125,7 +207,11 @@ def test_plans_are_frozen() -> None:
         (f"{C}.training.epochs", 0, rf"{C}.training.epochs = 0 .* at least 1"),
         (f"{C}.training.learning_rate", 0, "learning_rate = 0.0 .* above 0"),
         (f"{C}.training.weight_decay", -1, "weight_decay = -1.0 .* 0 or more"),
-        (f"{C}.training.skip_dropout", 1.5, "skip_dropout = 1.5 .* 0 to 1"),
+        (f"{C}.method.skip_dropout", 1.5, rf"{C}.method.skip_dropout = 1.5 .* 0 to 1"),
+        (f"{C}.method.prediction", "v", rf"{C}.method.prediction = 'v' .* one of \('z0', 'eps'\)"),
+        (f"{C}.method.skips", 1, rf"{C}.method.skips = 1 should be of type bool"),
+        (f"{C}.method.recycle", 0.5, rf"unknown key '{C}.method.recycle'. Known here: prediction, "),
+        (f"{C}.training.recycling", 0.5, rf"unknown key '{C}.training.recycling'"),
         (f"{C}.training.ema_decay", 1, "ema_decay = 1.0 .* 0 to below 1"),
         (f"{C}.training.warmup", 1, "warmup = 1.0 .* 0 to below 1"),
         (f"{C}.training.schedule", "linear", "schedule = 'linear' .* poly or cosine"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Sampling, Training
 from ldseg_auto.preprocessing.store import Properties, save_case
 
@@ -24,7 +25,9 @@ def store() -> Callable[..., list[str]]:
     return store_cases
 
 
-def configuration(variant: str = "auto", patch: Sequence[int] = (16, 16), batch: int = 2, **training: object) -> Configuration:
+def configuration(
+    variant: str = "auto", patch: Sequence[int] = (16, 16), batch: int = 2, method: Method | None = None, **training: object
+) -> Configuration:
     """Two stages of 8 and 16 channels, latent of 4 channels at half the resolution, no augmentation and no workers unless asked for."""
     n = len(patch)
     settings = {"augmentation": False, "workers": 0, "iterations_per_epoch": 5, "epochs": 2, "validation_patches": 2, **training}
@@ -32,7 +35,7 @@ def configuration(variant: str = "auto", patch: Sequence[int] = (16, 16), batch:
         data_identifier="data", spacing=(1.0,) * n, patch_size=tuple(patch), batch_size=batch, median_shape=(4.0, 16.0, 16.0),
         normalisation=("zscore",), use_mask_for_norm=(False,),
         network=Network(variant, (8, 16), ((1,) * n, (2,) * n), ((3,) * n, (3,) * n)),
-        latent=Latent((2,) * n, 4), sampling=Sampling(2), training=Training(**settings),  # type: ignore[arg-type]
+        latent=Latent((2,) * n, 4), sampling=Sampling(2), method=method or Method(), training=Training(**settings),  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -114,6 +114,25 @@ def test_raters_take_turns(tmp_path: Path, make_configuration: Make) -> None:
     assert (label.flatten(1) == label.flatten(1)[:, :1]).all()
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_one_raters_patches_are_those_of_all_with_his_labels(tmp_path: Path, make_configuration: Make, augment: bool) -> None:
+    """Cases of three and of two raters; of the latter the third one's labels are the first one's again."""
+    rng, box = np.random.default_rng(0), ((0, 1), (0, 20), (0, 20))
+    properties = Properties((1.0,) * 3, (1, 20, 20), box, (1, 20, 20), (1, 20, 20))
+    for name, raters in (("three", 3), ("two", 2)):
+        labels = np.stack([np.full((1, 20, 20), r, np.int16) for r in range(raters)])
+        save_case(tmp_path, name, rng.normal(size=(1, 1, 20, 20)).astype(np.float32) + 10 * raters, labels, properties)
+    configuration = make_configuration(patch=(8, 8), batch=12)
+    drawn, *each = (Batches(tmp_path, ["three", "two"], configuration, 0, 2, augment, rater)[1] for rater in (None, 0, 1, 2))
+    for rater, (image, label) in enumerate(each):
+        assert torch.equal(image, drawn[0])
+        if not augment:  # which would change the intensity that tells the cases apart
+            of_two = (image.flatten(1).mean(1) < 25).tolist()
+            assert set(of_two) == {True, False}
+            assert label.flatten(1).amin(1).tolist() == label.flatten(1).amax(1).tolist() == [rater % 2 if two else rater for two in of_two]
+        assert label.max() == rater
+
+
 @pytest.mark.parametrize("start", [(0, 0, 0), (-1, 2, 3), (3, -2, 5), (9, 9, 9), (-9, 0, 0)])
 def test_read_box_is_a_crop_of_the_padded_array(start: tuple[int, ...]) -> None:
     array = np.arange(1, 2 * 4 * 5 * 6 + 1).reshape(2, 4, 5, 6)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,31 @@ import torch
 
 from ldseg_auto.errors import InputError, ModelError
 from ldseg_auto.inference.model_folder import load_network, read_model_folder
+from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Intensities, Plans
 from ldseg_auto.preprocessing.store import load_case, save_reference
 from ldseg_auto.training import checkpoint
-from ldseg_auto.training.run import train_fold
+from ldseg_auto.training.run import prepare, statistics_patches, train_fold, validation_patches
 
 DATASET = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
 FAST = ["training.iterations_per_epoch=2", "training.epochs=1", "training.validation_patches=1"]
 
 
 @pytest.fixture
-def preprocessed(tmp_path: Path, store: Callable[..., list[str]], make_configuration: Callable[..., Configuration]) -> Path:
-    """preprocessed/Dataset001_Toy with three cases, two folds and two configurations."""
-    folder = tmp_path / "preprocessed" / "Dataset001_Toy"
-    names = store(folder / "data", (4, 12, 12), number=3)
+def preprocessed(
+    tmp_path: Path, store: Callable[..., list[str]], make_configuration: Callable[..., Configuration], request: pytest.FixtureRequest
+) -> Path:
+    """preprocessed/Dataset001_Toy with three cases, two folds and two configurations, of one rater or as many as the parameter says."""
+    folder, raters = tmp_path / "preprocessed" / "Dataset001_Toy", getattr(request, "param", 1)
+    names = store(folder / "data", (4, 12, 12), number=3, raters=raters)
     for name in names:
         save_reference(folder / "gt_segmentations", name, load_case(folder / "data", name).labels[:], (1.0, 1.0, 1.0))
     known = {"3d": make_configuration(patch=(4, 8, 8)), "2d": make_configuration(patch=(8, 8))}
+    known = {name: replace(c, raters=raters) for name, c in known.items()}
     intensities = Intensities(0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0)
     Plans("Dataset001_Toy", "ldsegPlans", "abc", ".nii.gz", (0, 1, 2), (intensities,), known, "3d").save(folder / "ldsegPlans.json")
-    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    folders = {"raters": [f"labelsTr_rater{r}" for r in range(raters)]} if raters > 1 else {}
+    (folder / "dataset.json").write_text(json.dumps(DATASET | folders))
     folds = [{"train": names[1:], "val": names[:1]}, {"train": names[:2], "val": names[2:]}]
     (folder / "splits_final.json").write_text(json.dumps(folds))
     return folder
@@ -61,6 +67,48 @@ def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
     assert Plans.load(fold / "plans.json") == model.plans
     ema = checkpoint.load(fold / "checkpoint_final.pth")["ema"]
     torch.testing.assert_close(load_network(model, "0", torch.device("cpu")).state_dict(), ema)
+
+
+def test_what_is_measured_with_one_rater(preprocessed: Path, results: Path) -> None:
+    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
+    assert not (fold / "validation").exists()
+    steps, latent = (json.loads((fold / f"{name}.json").read_text()) for name in ("steps", "latent"))
+    assert set(steps) == {"dice", "chosen"} and set(steps["dice"]) == {"1", "2"} and steps["chosen"] in (1, 2)
+    assert set(latent) == {"reconstruction", "ceiling"} and latent["ceiling"] == 1
+    assert set(latent["reconstruction"]) == {"organ", "lesion"}
+    saved = Plans.load(fold / "plans.json").configuration().method
+    assert saved == Method().fixed("auto", 1) and None not in vars(saved).values()
+
+
+@pytest.mark.parametrize("preprocessed", [2], indirect=True)
+def test_what_is_measured_with_two_raters(preprocessed: Path, results: Path) -> None:
+    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
+    assert Plans.load(fold / "plans.json").configuration().method == Method().fixed("auto", 2)
+    steps = json.loads((fold / "steps.json").read_text())
+    assert set(steps) == {"dice", "chosen", "distance", "chosen_for_samples"} and set(steps["distance"]) == {"1", "2"}
+    assert all(0 <= d <= 2 for d in steps["distance"].values()) and str(steps["chosen_for_samples"]) in steps["distance"]
+
+
+def test_direct_has_one_step_and_no_latent(preprocessed: Path, results: Path) -> None:
+    fold = train_fold(preprocessed, results, 0, settings=[*FAST, "network.variant=direct"], device="cpu", validate=False)
+    assert json.loads((fold / "steps.json").read_text())["chosen"] == 1 and not (fold / "latent.json").exists()
+
+
+@pytest.mark.parametrize("preprocessed", [2], indirect=True)
+def test_fixed_patches(preprocessed: Path) -> None:
+    """Of the fold's validation cases whoever's labels are asked for, and of its training cases for the statistics."""
+    prepared = prepare(preprocessed, 0, None, "ldsegPlans", ["training.validation_patches=6"])
+    drawn, first, second = (validation_patches(prepared, rater) for rater in (None, 0, 1))
+    assert len(drawn) == 3
+    for (image, _), (one, _), (two, _) in zip(drawn, first, second, strict=True):
+        assert torch.equal(image, one) and torch.equal(image, two)
+    whole = {name: load_case(preprocessed / "data", name).image[:] for name in ("case0", "case1", "case2")}
+
+    def sources(patches: list) -> set[str]:
+        values = np.concatenate([image[image != 0].numpy().ravel() for image, _ in patches])
+        return {name for name, image in whole.items() if np.isin(values, image).any()}
+
+    assert sources(drawn) == {"case0"} and sources(statistics_patches(prepared)) <= {"case1", "case2"}
 
 
 def test_the_model_folder_names_the_configuration_it_trained(preprocessed: Path, results: Path) -> None:
@@ -105,6 +153,14 @@ def test_folds_of_one_folder_share_their_plans(preprocessed: Path, results: Path
     train_fold(preprocessed, results, 1, settings=[*FAST, "training.learning_rate=0.002"], device="cpu")
 
 
+@pytest.mark.parametrize("setting", ["method.skips=false", "method.prediction=eps", "method.input_scale=0.5"])
+def test_folds_of_one_folder_share_what_the_method_makes_of_the_network(preprocessed: Path, results: Path, setting: str) -> None:
+    """plans.json is one for all folds: weights of another network, or of other noise, would be read by it."""
+    train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
+    with pytest.raises(ModelError, match="holds folds trained with other plans"):
+        train_fold(preprocessed, results, 1, settings=[*FAST, setting], device="cpu", validate=False)
+
+
 @pytest.mark.parametrize(("iterations", "epochs", "per_epoch"), [(1, 1, 1), (30, 15, 2), (41, 14, 3), (10_000, 40, 250)])
 def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) -> None:
     from ldseg_auto.training.run import _with_lengths
@@ -128,6 +184,7 @@ def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) 
         ({"device": "tpu"}, "--device tpu: expected one of"),
         ({"settings": ["spacing=[2,2,2]"]}, "--set spacing: the cases are preprocessed with"),
         ({"settings": ["memory_gib=3.0"]}, "memory_gib, reasons or latent.ceiling has no effect"),
+        ({"settings": ["raters=2"]}, "raters, memory_gib, reasons or latent.ceiling has no effect"),
         ({"settings": ["latent.ceiling=0.5"]}, "memory_gib, reasons or latent.ceiling has no effect"),
         ({"settings": ['normalisation=["ct"]']}, "--set normalisation: the cases are preprocessed with"),
         ({"settings": ["training.magic=1"]}, "--set training.magic: there is no such field"),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ldseg_auto.errors import InputError
+from ldseg_auto.planners.method import AUTO, Method
+from ldseg_auto.planners.rules.aim import aim, why
 from ldseg_auto.planners.rules.latent import candidate_factors, choose_latent
 from ldseg_auto.planners.rules.lowres import low_resolution
 from ldseg_auto.planners.rules.memory import Demand, training_demand
@@ -181,6 +183,19 @@ class TestLatent:
         assert "tiny" in found.warning and "0.600" in found.warning
 
 
+class TestAim:
+    def test_one_rater_trains_the_best_mask(self) -> None:
+        assert aim(1) == {} and AUTO["diversity"] == 0 and "one rater" in why(1)
+
+    @pytest.mark.parametrize("raters", [2, 4])
+    def test_several_raters_train_their_distribution(self, raters: int) -> None:
+        assert why(raters).startswith(f"{raters} raters") and set(aim(raters)) <= set(AUTO)
+        parts = Method().resolved("auto", raters)
+        assert parts.diversity == 1 and parts.recycling == 0  # the score that their distribution is best at, and no distrust of draws
+        assert parts.pure_noise > 0  # the samples that the energy score takes
+        assert parts.skip_noise > 0 and parts.stop_gradient and parts.prediction == "z0"
+
+
 class TestSteps:
     # ../shared/science.md, section 4: share retained by DDIM on a Gaussian mode, cosine schedule
     @pytest.mark.parametrize(
@@ -198,8 +213,8 @@ class TestSteps:
             assert float(retained(np.array([variance]), steps)[0]) == pytest.approx(share, abs=0.015)
 
     def test_fewest_that_reach_the_target(self) -> None:
-        assert sampling_steps([(1.0, 1.0)], 0.85)[0] == 8
-        assert sampling_steps([(1.0, 1.0)], 0.86)[0] > 8
+        assert sampling_steps([(1.0, 1.0)], target=0.85)[0] == 8
+        assert sampling_steps([(1.0, 1.0)], target=0.86)[0] > 8
 
     def test_constant_labels_need_one_step(self) -> None:
         assert sampling_steps([])[0] == 1

@@ -1,0 +1,19 @@
+"""What training aims at: the best mask, or the raters' distribution."""
+
+from __future__ import annotations
+
+
+def aim(raters: int) -> dict[str, float]:
+    """The parts of the method that depend on the number of raters.
+
+    With several raters one image has several truths: the energy score draws from their distribution, and recycling, which teaches the
+    denoiser to distrust what it is given, is left out. With one rater both would trade accuracy for spread.
+    """
+    return {"diversity": 1.0, "recycling": 0.0, "pure_noise": 0.5, "later_steps": 0.0} if raters > 1 else {}
+
+
+def why(raters: int) -> str:
+    """The reason, for the plans."""
+    if raters > 1:
+        return f"{raters} raters: samples follow their distribution (energy score, no recycling)"
+    return "one rater: the best mask (no energy score)"
