@@ -1,0 +1,293 @@
+"""One trained fold, measured: everything that `method.py` reports, as plain JSON. All metrics are on the preprocessed grid.
+
+Samples are drawn once per case, image noise and number of steps, and every metric reads the same ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.evaluation.agreement import generalised_energy_distance, pairwise_dice, rater_agreement
+from ldseg_auto.evaluation.calibration import Reliability, near_foreground, reliability
+from ldseg_auto.evaluation.evaluate import evaluate_case
+from ldseg_auto.inference.device import inference_type
+from ldseg_auto.inference.model_folder import load_network, measured_steps, read_model_folder
+from ldseg_auto.inference.noise import case_noise, sample_numbers
+from ldseg_auto.inference.window import SlidingWindow, tile_starts
+from ldseg_auto.networks.ldseg import LDSeg
+from ldseg_auto.preprocessing.case import target_spacing
+from ldseg_auto.preprocessing.store import load_case
+from ldseg_auto.training.patches import reconstruction_dice
+from ldseg_auto.training.run import prepare, validation_patches
+
+STEPS = (1, 2, 3, 5, 10)
+PLANNED = "planned"  # the key of the plans' number of steps; the others are keyed by their number
+ENSEMBLE = 5  # samples whose probabilities are averaged
+SIGMAS = (0.25, 0.5, 1.0)  # of the noise added to the preprocessed image
+MARGIN = 3  # voxels around the foreground that count for the reliability
+
+
+def at_once(device: torch.device) -> int:
+    """Samples per network call: few on a CPU, where more only cost memory; an accelerator would wait between the calls."""
+    return 4 if device.type == "cpu" else 16
+
+
+class SharedWindow(SlidingWindow):
+    """The sliding window with the image encoder run once per tile for all samples; the samples are those of `draw`, up to rounding."""
+
+    @torch.inference_mode()
+    def draw_many(
+        self, model: LDSeg, image: np.ndarray, case: str, seed: int, steps: int, samples: Sequence[int], regions: bool
+    ) -> np.ndarray:
+        """Probabilities `(len(samples), heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)`."""
+        padded, inner = self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+        spatial = tuple(padded.shape[1:])
+        latent = (model.channels, *(s // f for s, f in zip(spatial, self.factor, strict=True)))
+        flat, ancestral, size = self.configuration.dimensions == 2, model.sampler == "ddpm", at_once(self.device)
+        draws = [
+            torch.stack([case_noise(seed, case, n, latent, i) for n in samples]) for i in range(-1, steps if ancestral else 0)
+        ]  # one per step, the start first: (n, k, *latent)
+        out, weight = torch.zeros(len(samples), model.heads, *spatial), torch.zeros(spatial)
+        for box in (b for boxes in self._batches(spatial) for b in boxes):
+            tile = padded[(slice(None), *box)].to(self.device)
+            noises = [d[(slice(None), slice(None), *self._on_latent(box))].to(self.device) for d in draws]
+            if flat:
+                tile, noises = tile[:, 0], [d[:, :, 0] for d in noises]
+            parts = [[d[i : i + size] for d in noises] for i in range(0, len(samples), size)]
+            scores = torch.cat([self._samples(model, tile, part, steps) for part in parts])
+            out[(slice(None), slice(None), *box)] += (scores[:, :, None] if flat else scores) * self.weights
+            weight[box] += self.weights
+        scores = (out / weight)[(slice(None), *inner)]
+        return (scores.sigmoid() if regions else scores.softmax(1)).numpy()
+
+    def autocast(self) -> torch.autocast:
+        """What networks compute in at prediction."""
+        return torch.autocast(self.device.type, inference_type(self.device), enabled=self.device.type == "cuda")
+
+    def _samples(self, model: LDSeg, tile: torch.Tensor, noises: list[torch.Tensor], steps: int) -> torch.Tensor:
+        """Logits `(n, heads, *patch)` float32 on the CPU of one tile `(c, *patch)`; `noises[0]` is `(n, k, *latent)`."""
+        with self.autocast():
+            many = model.condition(tile[None]).repeat(len(noises[0]))
+            logits = model.decode(model.sample(noises[0], many, steps, lambda i: noises[i + 1]), many)
+        return logits.float().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Samples of one image at one number of steps."""
+
+    indices: np.ndarray
+    """label indices `(n, z, y, x)`."""
+    masks: np.ndarray
+    """bool `(n, classes, z, y, x)`, foreground classes or regions."""
+    mean: np.ndarray
+    """mean probabilities `(heads, z, y, x)` of the first ENSEMBLE samples (of all, where they are fewer)."""
+    combined: np.ndarray
+    """label indices `(z, y, x)` of the mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained network and what it needs to draw."""
+
+    model: LDSeg
+    window: SharedWindow
+    labels: LabelSpec
+    seed: int
+
+    @property
+    def direct(self) -> bool:
+        """Whether noise and steps have no effect: then one evaluation gives every sample."""
+        return self.model.variant == "direct"
+
+    def one(self, image: np.ndarray, case: str) -> np.ndarray:
+        """Label indices `(z, y, x)` as predicted by default: one sample in one step."""
+        numbers = sample_numbers(self.window.configuration, 1, 1)
+        found = self.window.draw_many(self.model, image, case, self.seed, 1, numbers, self.labels.has_regions)
+        return self.assign(found[0])
+
+    def draw(self, image: np.ndarray, case: str, steps: int, count: int) -> Draws:
+        """`count` samples of a preprocessed image `(c, z, y, x)`."""
+        numbers = range(1 if self.direct else count)
+        found = self.window.draw_many(self.model, image, case, self.seed, steps, numbers, self.labels.has_regions)
+        mean = found[:ENSEMBLE].mean(0)
+        indices = np.stack([self.assign(p) for p in found]).repeat(count // len(found), axis=0)
+        return Draws(indices, masks(indices, self.labels), mean, self.assign(mean))
+
+    def assign(self, probabilities: np.ndarray) -> np.ndarray:
+        """Label indices `(z, y, x)` of `(heads, z, y, x)`."""
+        return self.labels.assign(probabilities - 0.5 if self.labels.has_regions else probabilities)
+
+
+def masks(indices: np.ndarray, labels: LabelSpec) -> np.ndarray:
+    """Label indices `(n, *spatial)` as bool `(n, classes, *spatial)`, foreground classes or regions; nothing for ignored voxels."""
+    members = labels.table.T if labels.has_regions else labels.table.T[1:]
+    return np.stack([(member > 0)[indices] for member in members], axis=1)
+
+
+def evaluate_model(fold: Path, preprocessed: Path, settings: Sequence[str], seed: int, limit: int | None, samples: int,
+                   device: torch.device) -> dict[str, Any]:  # fmt: skip
+    """Every measurement of one trained fold.
+
+    Args:
+        fold: results/DatasetXXX_Name/PLANS__CONFIG/fold_K.
+        preprocessed: preprocessed/DatasetXXX_Name.
+        settings: what the fold was trained with.
+        limit: cases at most, evenly spaced among the fold's validation cases; None takes all.
+        samples: per case with several raters, at least 2.
+    """
+    number = fold.name.removeprefix("fold_")
+    folder = read_model_folder(fold.parent, [number])
+    configuration, labels, plans = folder.configuration, folder.description.labels, folder.plans
+    subject = Subject(load_network(folder, number, device), SharedWindow(configuration, device, 1), labels, seed)
+    prepared = prepare(preprocessed, int(number), plans.default_configuration, plans.plans_name, settings)
+    planned = configuration.sampling.steps
+    cases, diagrams, tiles = {}, [], []
+    for identifier in evenly(sorted(prepared.validation), limit):
+        case = load_case(preprocessed / configuration.data_identifier, identifier)
+        spacing = target_spacing([case.properties.spacing[a] for a in plans.transpose_forward], configuration)
+        cases[identifier], diagram = evaluate_one(subject, case.image[:], case.labels[:], identifier, spacing, planned, samples)
+        diagrams.append(diagram)
+        tiles.append(tile_count(subject.window, case.image.shape[1:]))
+    total = sum(diagrams[1:], diagrams[0])
+    reconstruction = None
+    if not subject.direct:
+        with subject.window.autocast():
+            reconstruction = reconstruction_dice(subject.model, validation_patches(prepared), labels, device)
+    return {
+        "classes": list(labels.foreground_names), "planned_steps": 1 if subject.direct else planned, "chosen_steps": measured_steps(folder),
+        "tiles": float(np.mean(tiles)), "samples": samples, "reconstruction": reconstruction, "cases": cases,
+        "reliability": {k: getattr(total, k).tolist() for k in ("confidence", "accuracy", "count")},
+    }  # fmt: skip
+
+
+def evenly(names: Sequence[str], limit: int | None) -> list[str]:
+    """At most `limit` of the names, evenly spaced, the first and the last among them."""
+    count = min(limit or len(names), len(names))
+    return [names[round(i)] for i in np.linspace(0, len(names) - 1, count)]
+
+
+def tile_count(window: SlidingWindow, shape: Sequence[int]) -> int:
+    """Tiles of an image of `shape` (z, y, x)."""
+    padded = [max(p, -(-s // f) * f) for s, p, f in zip(shape, window.patch, window.factor, strict=True)]
+    step = window.configuration.inference.step
+    return int(np.prod([len(tile_starts(s, p, step, f)) for s, p, f in zip(padded, window.patch, window.factor, strict=True)]))
+
+
+def evaluate_one(
+    subject: Subject, image: np.ndarray, raters: np.ndarray, case: str, spacing: Sequence[float], planned: int, samples: int
+) -> tuple[dict[str, Any], Reliability]:
+    """The record of one case, and its reliability.
+
+    Args:
+        image: preprocessed `(c, z, y, x)`.
+        raters: label indices `(m, z, y, x)`.
+        spacing: mm `(z, y, x)`.
+        planned: the plans' number of steps.
+    """
+    raters, seconds = raters.astype(np.int16), time_one(subject, image, case)
+    several = len(raters) > 1
+    counts = {s: samples if several else ENSEMBLE if s in (1, planned) else 1 for s in (*STEPS, planned)}
+    if several:
+        counts = {s: max(n, ENSEMBLE) for s, n in counts.items()}
+    if subject.direct:
+        once = subject.draw(image, case, 1, max(counts.values()))
+    draws = {s: once if subject.direct else subject.draw(image, case, s, n) for s, n in counts.items()}
+    named: dict[str, Draws] = {**{str(s): draws[s] for s in STEPS}, PLANNED: draws[planned]}
+    record: dict[str, Any] = {"seconds": seconds}
+    single = subject.one(image, case)
+    record["one"] = {k: score(d.indices[0], raters, subject.labels, spacing) for k, d in named.items()}
+    record["one"]["1"] = score(single, raters, subject.labels, spacing, surface=True)
+    record["ensemble"] = {k: score(named[k].combined, raters, subject.labels, spacing, surface=True) for k in ("1", PLANNED)}
+    record["agreement"] = {k: pairwise_dice(named[k].masks[:ENSEMBLE]) for k in ("1", PLANNED)}
+    record["noise"] = {"0": confidence_record(single, named[PLANNED], raters, subject.labels, spacing)}
+    for sigma in SIGMAS:
+        first, last = noisy_draws(subject, image, case, sigma, planned)
+        record["noise"][f"{sigma:g}"] = confidence_record(first, last, raters, subject.labels, spacing)
+    if several:
+        record["raters"] = rater_record(named, raters, subject.labels, samples)
+        record["raters"]["dice"] = [score(named[PLANNED].combined, r[None], subject.labels, spacing)["mean"] for r in raters]
+    return record, case_reliability(named[PLANNED], raters, subject.labels)
+
+
+def time_one(subject: Subject, image: np.ndarray, case: str) -> float:
+    """Seconds of one sample at one step by the public window."""
+    start = time.perf_counter()
+    subject.window.probabilities([subject.model], image, case, subject.seed, 1, 1, subject.labels.has_regions)
+    return time.perf_counter() - start
+
+
+def noisy_draws(subject: Subject, image: np.ndarray, case: str, sigma: float, planned: int) -> tuple[np.ndarray, Draws]:
+    """Label indices of one sample at one step, and draws at the planned steps, of the image with noise (the same for every model)."""
+    noise = case_noise(0, f"image noise {sigma:g} {case}", 0, image.shape).numpy()
+    noisy = image + sigma * noise
+    last = subject.draw(noisy, case, 1 if subject.direct else planned, ENSEMBLE)
+    return last.indices[0] if subject.direct else subject.one(noisy, case), last
+
+
+def score(predicted: np.ndarray, raters: np.ndarray, labels: LabelSpec, spacing: Sequence[float], surface: bool = False) -> dict[str, Any]:
+    """Dice (and HD95, mm) of `(z, y, x)` per class, each the mean over the raters `(m, z, y, x)` where it has a finite value."""
+    found = [evaluate_case(rater, predicted, labels, spacing, surface) for rater in raters]
+    out: dict[str, Any] = {}
+    for metric in ("dice", "hd95") if surface else ("dice",):
+        out[metric] = {name: finite_mean([f[name][metric] for f in found]) for name in labels.foreground_names}
+    out["mean"] = finite_mean(list(out["dice"].values()))
+    return out
+
+
+def finite_mean(values: Sequence[float]) -> float:
+    """Mean of what is finite; NaN of nothing."""
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
+def confidence_record(one: np.ndarray, several: Draws, raters: np.ndarray, labels: LabelSpec, spacing: Sequence[float]) -> dict[str, float]:
+    """Dice of one sample at one step and of the mean at planned steps, with the confidences of the latter.
+
+    Softmax response: the mean top probability of all voxels, and of the predicted foreground. An empty prediction gets 0 there: its
+    reference is rarely empty, so this favours softmax response against the agreement of samples.
+    """
+    whole = score(several.combined, raters, labels, spacing)["mean"]
+    top = np.maximum(several.mean, 1 - several.mean).mean(0) if labels.has_regions else several.mean.max(0)
+    inside = several.combined > 0
+    return {
+        "one": score(one, raters, labels, spacing)["mean"], "ensemble": whole, "loss": 1 - whole,
+        "agreement": pairwise_dice(several.masks[:ENSEMBLE]),
+        "softmax": float(top.mean()), "softmax_foreground": float(top[inside].mean()) if inside.any() else 0.0,
+    }  # fmt: skip
+
+
+def rater_record(named: Mapping[str, Draws], raters: np.ndarray, labels: LabelSpec, samples: int) -> dict[str, Any]:
+    """Samples against raters `(m, z, y, x)`; voxels that any rater ignores count for nobody."""
+    valid = np.ones(raters.shape[1:], bool) if labels.ignore_index is None else (raters != labels.ignore_index).all(0)
+    theirs = masks(raters, labels) & valid
+    ours = {k: d.masks[:samples] & valid for k, d in named.items()}
+    return {
+        "ged": {k: generalised_energy_distance(m, theirs) for k, m in ours.items()},
+        "pairwise": {k: pairwise_dice(m) for k, m in ours.items()}, "agreement": rater_agreement(theirs),
+        "empty": {k: float((~m.any(tuple(range(1, m.ndim)))).mean()) for k, m in ours.items()},
+        "empty_raters": float((~theirs.any(tuple(range(1, theirs.ndim)))).mean()),
+    }  # fmt: skip
+
+
+def case_reliability(draws: Draws, raters: np.ndarray, labels: LabelSpec) -> Reliability:
+    """Reliability of the mean near the foreground, against every rater; regions count one by one as yes or no."""
+    found = []
+    for rater in raters:
+        valid = np.ones(rater.shape, bool) if labels.ignore_index is None else rater != labels.ignore_index
+        near = near_foreground(np.where(valid, draws.combined, 0), np.where(valid, rater, 0), MARGIN) & valid
+        if labels.has_regions:
+            truth = masks(rater[None], labels)[0]
+            pairs = [(np.stack([1 - p, p]), t.astype(np.int16)) for p, t in zip(draws.mean, truth, strict=True)]
+        else:
+            pairs = [(draws.mean, rater)]
+        found += [reliability(p, t, mask=near) for p, t in pairs]
+    return sum(found[1:], found[0])
