@@ -46,11 +46,13 @@ CHAIN = {  # from paper to auto, one change on top of the other
     "unet": ("method.denoiser=unet",),
     "alive": ALIVE,
     "first-step": ("method.pure_noise=0.75", "method.later_steps=1", "method.dice_weight=1"),
+    "gate": ("method.signal_gate=true",),
 }
 WITHOUT = {  # auto less one part
     "no-recycling": ("method.recycling=0",),
     "no-later-steps": ("method.later_steps=0", "method.recycling=0"),
     "skip-dropout": ("method.skip_dropout=0.3",),
+    "no-gate": ("method.signal_gate=false",),
     "no-skip-noise": ("method.skip_noise=0",),
     "no-reconstruction": ("method.reconstruction_weight=0",),
     "no-stop-gradient": ("method.stop_gradient=false",),
@@ -61,7 +63,7 @@ WITHOUT = {  # auto less one part
     "attention": ("method.denoiser=attention",),
     "small-latent": ("latent.channels=4",),
     "no-diversity": ("method.diversity=0",),
-    "recycled": ("method.recycling=0.5",),
+    "half-recycling": ("method.recycling=0.5",),
 }
 
 

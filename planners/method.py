@@ -22,6 +22,7 @@ class Method:
     label_input: str | None = None  # onehot | integer: how labels enter the label encoder
     skips: bool | None = None  # image features of every stage into the decoder
     denoiser: str | None = None  # unet (image features on each of its grids) | attention (one-channel embedding of the image)
+    signal_gate: bool | None = None  # the denoiser reads sqrt(alpha_bar) zt: nothing at t = 1, where zt is noise
     standardisation: str | None = None  # running | sample: where the latent's mean and deviation come from
     stop_gradient: bool | None = None  # nothing of the regression reaches the label encoder through its target
     pure_noise: float | None = None  # share of samples at t = 1
@@ -51,8 +52,11 @@ class Method:
         require(self.input_scale is None or 0 < self.input_scale <= 1, "input_scale", self.input_scale, "above 0, at most 1")
 
     def resolved(self, variant: str, raters: int) -> Parts:
-        """Every part of `variant` on data of so many raters, this object's own values first."""
-        return Parts(**{**preset(variant, raters), **{k: v for k, v in asdict(self).items() if v is not None}})
+        """Every part of `variant` on data of so many raters, this object's own values first; no gate where diversity is asked for."""
+        own = {k: v for k, v in asdict(self).items() if v is not None}
+        if self.diversity:
+            own = {"signal_gate": False, **own}
+        return Parts(**{**preset(variant, raters), **own})
 
     def fixed(self, variant: str, raters: int) -> Method:
         """The same with no part left open: what is saved with a model, whatever later versions prefer."""
@@ -67,6 +71,7 @@ class Parts:
     label_input: str
     skips: bool
     denoiser: str
+    signal_gate: bool
     standardisation: str
     stop_gradient: bool
     pure_noise: float
@@ -83,14 +88,16 @@ class Parts:
 
 
 PUBLISHED: Mapping[str, Any] = {
-    "prediction": "eps", "label_input": "integer", "skips": False, "denoiser": "attention", "standardisation": "sample",
+    "prediction": "eps", "label_input": "integer", "skips": False, "denoiser": "attention", "signal_gate": False,
+    "standardisation": "sample",
     "stop_gradient": False, "pure_noise": 0.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0,
     "reconstruction_share": 0.0, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 2.0, "input_scale": 1.0,
 }  # fmt: skip
 AUTO: dict[str, Any] = {
-    "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "standardisation": "running",
-    "stop_gradient": True, "pure_noise": 0.75, "later_steps": 1.0, "recycling": 0.8, "skip_dropout": 0.0,
+    "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
+    "standardisation": "running",
+    "stop_gradient": True, "pure_noise": 0.75, "later_steps": 1.0, "recycling": 1.0, "skip_dropout": 0.0,
     "skip_noise": 1.0, "reconstruction_weight": 0.5,
     "reconstruction_share": 0.25, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
 }  # fmt: skip
@@ -101,7 +108,8 @@ DIRECT: Mapping[str, Any] = AUTO | {
     "skip_noise": 0.0, "reconstruction_weight": 0.0, "reconstruction_share": 0.0,
     "regression_weight": 0.0,
 }  # fmt: skip
-OF_NETWORK = ("prediction", "label_input", "skips", "denoiser", "standardisation", "input_scale")  # what weights are made for
+# what weights are made for
+OF_NETWORK = ("prediction", "label_input", "skips", "denoiser", "signal_gate", "standardisation", "input_scale")
 OF_DIRECT = ("skip_dropout", "skip_noise", "dice_weight")  # the parts that an arm without a latent has
 
 
@@ -122,6 +130,8 @@ def check_method(method: Method, variant: str, raters: int) -> None:
         rule = "z0 with method.diversity above 0: a first step that predicts eps cannot give a sample"
         require(parts.prediction == "z0", "method.prediction", parts.prediction, rule)
         require(parts.pure_noise > 0, "method.pure_noise", parts.pure_noise, "above 0 with method.diversity, which acts on those samples")
+        rule = "false with method.diversity above 0: the first step must read the noise that it draws from"
+        require(not parts.signal_gate, "method.signal_gate", parts.signal_gate, rule)
     if parts.recycling and variant != "direct":
         needed = parts.pure_noise < 1 or parts.later_steps > 0
         require(needed, "method.recycling", parts.recycling, "0 with method.later_steps = 0 and method.pure_noise = 1: no sample has t < 1")

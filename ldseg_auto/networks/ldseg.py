@@ -113,6 +113,8 @@ class LDSeg(nn.Module):
         """The network's output at `zt`: z0_hat, or eps_hat with prediction = eps; `t` is (b,)."""
         if self.variant == "direct":
             zt, t = torch.zeros_like(zt), torch.ones_like(t)
+        elif self.parts.signal_gate:
+            zt = self.signal_and_noise(t)[0] * zt
         return self.denoiser(zt, t, condition.denoiser).float()
 
     def clean(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:

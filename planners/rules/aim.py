@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 
-def aim(raters: int) -> dict[str, float]:
+def aim(raters: int) -> dict[str, float | bool]:
     """The parts of the method that depend on the number of raters.
 
     With several raters one image has several truths: the energy score draws from their distribution, and recycling, which teaches the
-    denoiser to distrust what it is given, is left out. With one rater both would trade accuracy for spread.
+    denoiser to distrust what it is given, is left out, as is the gate that hides the noise from the first step. With one rater these
+    would trade accuracy for spread.
     """
-    return {"diversity": 1.0, "recycling": 0.0, "pure_noise": 0.5, "later_steps": 0.0} if raters > 1 else {}
+    if raters == 1:
+        return {}
+    return {"diversity": 1.0, "signal_gate": False, "recycling": 0.0, "pure_noise": 0.5, "later_steps": 0.0}
 
 
 def why(raters: int) -> str:

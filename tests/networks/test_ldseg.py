@@ -257,7 +257,9 @@ def test_a_new_network_guesses_the_mean_of_the_latent(make_configuration: Make, 
 @pytest.mark.parametrize("parts", product(PREDICTIONS, LABEL_INPUTS, (True, False), DENOISERS, STANDARDISATIONS))
 def test_every_combination_of_parts_does_what_it_says(make_configuration: Make, variant: str, parts: tuple) -> None:
     prediction, label_input, skips, denoiser, standardisation = parts
-    method = Method(prediction, label_input, skips, denoiser, standardisation)
+    method = Method(
+        prediction=prediction, label_input=label_input, skips=skips, denoiser=denoiser, standardisation=standardisation, pure_noise=0.5,
+    )  # fmt: skip
     model = build(replace(make_configuration(variant, patch=(16, 16)), method=method))
     image, noise = torch.randn(1, 1, 16, 16), torch.randn(1, 3, 8, 8)
     condition, t = model.condition(image), torch.tensor([0.6])

@@ -129,13 +129,16 @@ def test_parts_are_those_of_the_variant_and_the_raters(variant: str, raters: int
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("prediction", "eps"), ("label_input", "integer"), ("skips", False), ("denoiser", "attention"), ("standardisation", "sample"),
+    ("prediction", "eps"), ("label_input", "integer"), ("skips", False), ("denoiser", "attention"), ("signal_gate", False),
+    ("standardisation", "sample"),
     ("input_scale", 0.5),
 ])  # fmt: skip
 def test_network_parts_are_what_weights_are_made_for(name: str, value: Any) -> None:
     before = Plans.from_dict(CONTENT).configuration().network_parts
     assert Plans.from_dict(changed(f"{C}.method", {name: value})).configuration().network_parts == {**before, name: value} != before
-    for other in ({"pure_noise": 0.5}, {"diversity": 0.5}, {"skip_dropout": 0.9}, {"dice_weight": 3.5}):
+    drawn = Plans.from_dict(changed(f"{C}.method", {"diversity": 0.5})).configuration().network_parts
+    assert drawn == {**before, "signal_gate": False}  # a first step that draws must read the noise
+    for other in ({"pure_noise": 0.5}, {"skip_dropout": 0.9}, {"dice_weight": 3.5}):
         assert Plans.from_dict(changed(f"{C}.method", other)).configuration().network_parts == before
 
 

@@ -83,13 +83,16 @@ def test_gradients_reach_the_parts(
 CHANGES: dict[str, dict[str, tuple[dict[str, Any], Any]]] = {
     "auto": {
         "prediction": ({}, "eps"), "label_input": ({}, "integer"), "skips": ({}, False), "denoiser": ({}, "attention"),
-        "standardisation": ({}, "sample"), "stop_gradient": ({}, False), "pure_noise": ({}, 0.0), "later_steps": ({"recycling": 0.0}, 0.0),
+        "signal_gate": ({}, False),
+        "standardisation": ({}, "sample"),
+        "stop_gradient": ({}, False), "pure_noise": ({}, 0.0), "later_steps": ({"recycling": 0.0}, 0.0),
         "recycling": ({"later_steps": 1.0}, 0.0), "skip_dropout": ({}, 1.0), "skip_noise": ({}, 0.0),
         "reconstruction_weight": ({}, 1.0), "reconstruction_share": ({}, 1.0), "regression_weight": ({}, 0.3),
         "diversity": ({}, 1.0), "dice_weight": ({}, 2.0), "input_scale": ({}, 0.5),
     },
     "paper": {
         "prediction": ({}, "z0"), "label_input": ({}, "onehot"), "skips": ({}, True), "denoiser": ({}, "unet"),
+        "signal_gate": ({}, True),
         "standardisation": ({}, "running"), "stop_gradient": ({"prediction": "z0"}, True), "pure_noise": ({}, 0.5),
         "later_steps": ({}, 1.0), "recycling": ({}, 1.0), "skip_dropout": ({"skips": True}, 1.0), "skip_noise": ({"skips": True}, 1.0),
         "reconstruction_weight": ({"reconstruction_share": 1.0}, 0.5),
