@@ -45,7 +45,7 @@ CHAIN = {  # from paper to auto, one change on top of the other
     "skips": ("method.skips=true",),
     "unet": ("method.denoiser=unet",),
     "alive": ALIVE,
-    "first-step": ("method.pure_noise=0.75", "method.later_steps=1", "method.dice_weight=1"),
+    "first-step": ("method.pure_noise=1", "method.later_steps=1", "method.dice_weight=1"),
     "gate": ("method.signal_gate=true",),
 }
 WITHOUT = {  # auto less one part
@@ -58,12 +58,12 @@ WITHOUT = {  # auto less one part
     "no-stop-gradient": ("method.stop_gradient=false",),
     "no-ema": ("training.ema_decay=0",),
     "half-pure-noise": ("method.pure_noise=0.5", "method.later_steps=0"),
-    "all-pure-noise": ("method.pure_noise=1",),
+    "most-pure-noise": ("method.pure_noise=0.75",),
     "input-scale-0.5": ("method.input_scale=0.5",),
     "attention": ("method.denoiser=attention",),
     "small-latent": ("latent.channels=4",),
     "no-diversity": ("method.diversity=0",),
-    "half-recycling": ("method.recycling=0.5",),
+    "all-recycling": ("method.recycling=1",),
 }
 
 

@@ -52,10 +52,15 @@ class Method:
         require(self.input_scale is None or 0 < self.input_scale <= 1, "input_scale", self.input_scale, "above 0, at most 1")
 
     def resolved(self, variant: str, raters: int) -> Parts:
-        """Every part of `variant` on data of so many raters, this object's own values first; no gate where diversity is asked for."""
+        """Every part of `variant` on data of so many raters, this object's own values first.
+
+        What one of them rules out goes with it: the gate with diversity, t = 1 with prediction of eps.
+        """
         own = {k: v for k, v in asdict(self).items() if v is not None}
         if self.diversity:
             own = {"signal_gate": False, **own}
+        if self.prediction == "eps":
+            own = {"pure_noise": 0.0, **own}
         return Parts(**{**preset(variant, raters), **own})
 
     def fixed(self, variant: str, raters: int) -> Method:
@@ -97,7 +102,7 @@ PUBLISHED: Mapping[str, Any] = {
 AUTO: dict[str, Any] = {
     "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
     "standardisation": "running",
-    "stop_gradient": True, "pure_noise": 0.75, "later_steps": 1.0, "recycling": 1.0, "skip_dropout": 0.0,
+    "stop_gradient": True, "pure_noise": 1.0, "later_steps": 1.0, "recycling": 0.5, "skip_dropout": 0.0,
     "skip_noise": 1.0, "reconstruction_weight": 0.5,
     "reconstruction_share": 0.25, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
 }  # fmt: skip

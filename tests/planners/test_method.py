@@ -38,8 +38,9 @@ def test_own_values_come_first_and_the_others_stay(variant: str, name: str) -> N
     other = preset("paper" if variant == "auto" else "auto", 1)
     value = {**other, "regression_weight": 0.5, "input_scale": 0.5, "diversity": 0.5, "skip_dropout": 0.5}[name]
     assert preset(variant, 1)[name] != value
-    gate = {"signal_gate": False} if name == "diversity" else {}  # a first step that draws must read the noise
-    assert asdict(Method(**{name: value}).resolved(variant, 1)) == {**preset(variant, 1), name: value, **gate}
+    # A first step that draws must read the noise; eps says nothing at t = 1.
+    ruled_out = {"diversity": {"signal_gate": False}, "prediction": {"pure_noise": 0.0} if value == "eps" else {}}.get(name, {})
+    assert asdict(Method(**{name: value}).resolved(variant, 1)) == {**preset(variant, 1), name: value, **ruled_out}
 
 
 def test_falsy_values_are_values() -> None:
