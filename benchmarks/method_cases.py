@@ -48,7 +48,7 @@ class SharedWindow(SlidingWindow):
         self, model: LDSeg, image: np.ndarray, case: str, seed: int, steps: int, samples: Sequence[int], regions: bool
     ) -> np.ndarray:
         """Probabilities `(len(samples), heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)`."""
-        padded, inner = self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+        padded, inner = self._padded(image)
         spatial = tuple(padded.shape[1:])
         latent = (model.channels, *(s // f for s, f in zip(spatial, self.factor, strict=True)))
         flat, ancestral, size = self.configuration.dimensions == 2, model.sampler == "ddpm", at_once(self.device)

@@ -67,18 +67,22 @@ class SlidingWindow:
         self, models: Sequence[LDSeg], image: np.ndarray, case: str, seed: int, steps: int, samples: int, regions: bool
     ) -> np.ndarray:
         """Mean probabilities `(heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)` over models and samples."""
+        padded, inner = self._padded(image)
         total, numbers = torch.zeros(()), sample_numbers(self.configuration, steps, samples)
         for model in models:
             for sample in numbers:
-                total = total + torch.from_numpy(self.draw(model, image, case, seed, steps, sample, regions))
+                total = total + _probabilities(self._scores(model, padded, case, seed, sample, steps)[inner], regions)
         return (total / (len(models) * samples)).numpy()
 
     @torch.inference_mode()
     def draw(self, model: LDSeg, image: np.ndarray, case: str, seed: int, steps: int, sample: int, regions: bool) -> np.ndarray:
         """Probabilities `(heads, z, y, x)` float32 of one posterior sample, the `sample`-th of its case, or `noise.CENTRE`."""
-        padded, inner = self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
-        scores = self._scores(model, padded, case, seed, sample, steps)[inner]
-        return (scores.sigmoid() if regions else scores.softmax(0)).numpy()
+        padded, inner = self._padded(image)
+        return _probabilities(self._scores(model, padded, case, seed, sample, steps)[inner], regions).numpy()
+
+    def _padded(self, image: np.ndarray) -> tuple[torch.Tensor, tuple[slice, ...]]:
+        """`_pad` of a preprocessed image `(c, z, y, x)`."""
+        return self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
 
     def _pad(self, image: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, ...]]:
         """Zeros around, evenly, up to the patch and to multiples of the factor; and where the image lies therein."""
@@ -128,3 +132,8 @@ class SlidingWindow:
 
     def _on_latent(self, box: tuple[slice, ...]) -> tuple[slice, ...]:
         return tuple(slice(b.start // f, b.stop // f) for b, f in zip(box, self.factor, strict=True))
+
+
+def _probabilities(scores: torch.Tensor, regions: bool) -> torch.Tensor:
+    """Sigmoid or softmax of logits `(heads, *spatial)`."""
+    return scores.sigmoid() if regions else scores.softmax(0)
