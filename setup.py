@@ -15,7 +15,7 @@ def packages() -> list[str]:
     return found
 
 
-COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "make_demo")
+COMMANDS = ("plan", "plan_and_preprocess", "train", "predict", "ensemble", "evaluate", "make_demo")
 readme = Path(__file__).parent / "README.md"
 
 setup(
@@ -41,8 +41,9 @@ setup(
         "blosc2>=3.0",
         "lightning-fabric>=2.4",
         "matplotlib>=3.8",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "scikit-image>=0.22",
+        "threadpoolctl>=3.1",
         "tqdm>=4.65",
     ],
     # setuptools: the packaging test builds without network; before 70.1 that needs the package "wheel" besides.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,18 +38,30 @@ class Measurement:
     tool: str
     seconds: float
     peak_mib: float  # largest sum over the command's processes of their proportional set sizes (shared pages counted once)
+    cpu_seconds: float = 0.0  # of all its processes, user and system: what a busy machine changes least
 
 
 def nnunet_environment(folder: Path = ROOT / ".venv-nnunet") -> Path:
     """The folder of nnU-Net's commands; its virtual environment is made at the first call (about a minute)."""
     python = folder / "bin" / "python"
-    if not (folder / "bin" / "nnUNetv2_plan_and_preprocess").exists():
-        print(f"Installing {NNUNET[0]} into {folder}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *NNUNET_NEEDS], check=True)
-        subprocess.run([*pip, "--no-deps", *NNUNET], check=True)
+    with _locked(folder.parent):  # two benchmarks that start at once would both install
+        if not (folder / "bin" / "nnUNetv2_plan_and_preprocess").exists():
+            print(f"Installing {NNUNET[0]} into {folder}", flush=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
+            subprocess.run([*pip, *NNUNET_NEEDS], check=True)
+            subprocess.run([*pip, "--no-deps", *NNUNET], check=True)
     return folder / "bin"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -66,7 +81,7 @@ def measure(tool: str, command: Sequence[str], log: Path, variables: Mapping[str
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as stream:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _children_cpu()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             env=environment(variables or {}),
@@ -78,7 +93,13 @@ def measure(tool: str, command: Sequence[str], log: Path, variables: Mapping[str
     if status:
         tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-20:])
         raise RuntimeError(f"{' '.join(command)} ended with {status}; {log} ends with:\n{tail}")
-    return Measurement(tool, round(seconds, 2), round(peak.mib, 1))
+    return Measurement(tool, round(seconds, 2), round(peak.mib, 1), round(_children_cpu() - before, 2))
+
+
+def _children_cpu() -> float:
+    """CPU seconds of all processes that this one, or a process it waited for, has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Peak(threading.Thread):

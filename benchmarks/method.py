@@ -63,6 +63,13 @@ WITHOUT = {  # auto less one part
     "attention": ("method.denoiser=attention",),
     "small-latent": ("latent.channels=4",),
     "no-diversity": ("method.diversity=0",),
+    "best-mask": (  # with several raters: what one rater gets, and everything recycled
+        "method.diversity=0",
+        "method.signal_gate=true",
+        "method.pure_noise=1",
+        "method.later_steps=1",
+        "method.recycling=1",
+    ),
     "all-recycling": ("method.recycling=1",),
 }
 

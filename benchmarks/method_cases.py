@@ -18,10 +18,10 @@ from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.agreement import generalised_energy_distance, pairwise_dice, rater_agreement
 from ldseg_auto.evaluation.calibration import Reliability, near_foreground, reliability
 from ldseg_auto.evaluation.evaluate import evaluate_case
-from ldseg_auto.inference.device import inference_type
 from ldseg_auto.inference.model_folder import load_network, measured_steps, read_model_folder
 from ldseg_auto.inference.noise import case_noise, sample_numbers
-from ldseg_auto.inference.window import SlidingWindow, tile_starts
+from ldseg_auto.inference.tiles import Layout
+from ldseg_auto.inference.window import Draws, SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.preprocessing.case import target_spacing
 from ldseg_auto.preprocessing.store import load_case
@@ -35,53 +35,8 @@ SIGMAS = (0.25, 0.5, 1.0)  # of the noise added to the preprocessed image
 MARGIN = 3  # voxels around the foreground that count for the reliability
 
 
-def at_once(device: torch.device) -> int:
-    """Samples per network call: few on a CPU, where more only cost memory; an accelerator would wait between the calls."""
-    return 4 if device.type == "cpu" else 16
-
-
-class SharedWindow(SlidingWindow):
-    """The sliding window with the image encoder run once per tile for all samples; the samples are those of `draw`, up to rounding."""
-
-    @torch.inference_mode()
-    def draw_many(
-        self, model: LDSeg, image: np.ndarray, case: str, seed: int, steps: int, samples: Sequence[int], regions: bool
-    ) -> np.ndarray:
-        """Probabilities `(len(samples), heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)`."""
-        padded, inner = self._padded(image)
-        spatial = tuple(padded.shape[1:])
-        latent = (model.channels, *(s // f for s, f in zip(spatial, self.factor, strict=True)))
-        flat, ancestral, size = self.configuration.dimensions == 2, model.sampler == "ddpm", at_once(self.device)
-        draws = [
-            torch.stack([case_noise(seed, case, n, latent, i) for n in samples]) for i in range(-1, steps if ancestral else 0)
-        ]  # one per step, the start first: (n, k, *latent)
-        out, weight = torch.zeros(len(samples), model.heads, *spatial), torch.zeros(spatial)
-        for box in (b for boxes in self._batches(spatial) for b in boxes):
-            tile = padded[(slice(None), *box)].to(self.device)
-            noises = [d[(slice(None), slice(None), *self._on_latent(box))].to(self.device) for d in draws]
-            if flat:
-                tile, noises = tile[:, 0], [d[:, :, 0] for d in noises]
-            parts = [[d[i : i + size] for d in noises] for i in range(0, len(samples), size)]
-            scores = torch.cat([self._samples(model, tile, part, steps) for part in parts])
-            out[(slice(None), slice(None), *box)] += (scores[:, :, None] if flat else scores) * self.weights
-            weight[box] += self.weights
-        scores = (out / weight)[(slice(None), *inner)]
-        return (scores.sigmoid() if regions else scores.softmax(1)).numpy()
-
-    def autocast(self) -> torch.autocast:
-        """What networks compute in at prediction."""
-        return torch.autocast(self.device.type, inference_type(self.device), enabled=self.device.type == "cuda")
-
-    def _samples(self, model: LDSeg, tile: torch.Tensor, noises: list[torch.Tensor], steps: int) -> torch.Tensor:
-        """Logits `(n, heads, *patch)` float32 on the CPU of one tile `(c, *patch)`; `noises[0]` is `(n, k, *latent)`."""
-        with self.autocast():
-            many = model.condition(tile[None]).repeat(len(noises[0]))
-            logits = model.decode(model.sample(noises[0], many, steps, lambda i: noises[i + 1]), many)
-        return logits.float().cpu()
-
-
 @dataclass(frozen=True, eq=False)
-class Draws:
+class Drawn:
     """Samples of one image at one number of steps."""
 
     indices: np.ndarray
@@ -99,7 +54,7 @@ class Subject:
     """A trained network and what it needs to draw."""
 
     model: LDSeg
-    window: SharedWindow
+    window: SlidingWindow
     labels: LabelSpec
     seed: int
 
@@ -108,19 +63,24 @@ class Subject:
         """Whether noise and steps have no effect: then one evaluation gives every sample."""
         return self.model.variant == "direct"
 
+    def probabilities(self, image: np.ndarray, case: str, steps: int, numbers: Sequence[int]) -> np.ndarray:
+        """Of each sample `(len(numbers), heads, z, y, x)` float32; the image encoder runs once per tile for all."""
+        draws = Draws(case, self.seed, steps, tuple(numbers), self.labels.has_regions)
+        return np.concatenate(list(self.window.planes([self.model], image, draws)), axis=2)
+
     def one(self, image: np.ndarray, case: str) -> np.ndarray:
         """Label indices `(z, y, x)` as predicted by default: one sample in one step."""
         numbers = sample_numbers(self.window.configuration, 1, 1)
-        found = self.window.draw_many(self.model, image, case, self.seed, 1, numbers, self.labels.has_regions)
+        found = self.probabilities(image, case, 1, numbers)
         return self.assign(found[0])
 
-    def draw(self, image: np.ndarray, case: str, steps: int, count: int) -> Draws:
+    def draw(self, image: np.ndarray, case: str, steps: int, count: int) -> Drawn:
         """`count` samples of a preprocessed image `(c, z, y, x)`."""
         numbers = range(1 if self.direct else count)
-        found = self.window.draw_many(self.model, image, case, self.seed, steps, numbers, self.labels.has_regions)
+        found = self.probabilities(image, case, steps, numbers)
         mean = found[:ENSEMBLE].mean(0)
         indices = np.stack([self.assign(p) for p in found]).repeat(count // len(found), axis=0)
-        return Draws(indices, masks(indices, self.labels), mean, self.assign(mean))
+        return Drawn(indices, masks(indices, self.labels), mean, self.assign(mean))
 
     def assign(self, probabilities: np.ndarray) -> np.ndarray:
         """Label indices `(z, y, x)` of `(heads, z, y, x)`."""
@@ -147,7 +107,7 @@ def evaluate_model(fold: Path, preprocessed: Path, settings: Sequence[str], seed
     number = fold.name.removeprefix("fold_")
     folder = read_model_folder(fold.parent, [number])
     configuration, labels, plans = folder.configuration, folder.description.labels, folder.plans
-    subject = Subject(load_network(folder, number, device), SharedWindow(configuration, device, 1), labels, seed)
+    subject = Subject(load_network(folder, number, device), SlidingWindow(configuration, device, 1), labels, seed)
     prepared = prepare(preprocessed, int(number), plans.default_configuration, plans.plans_name, settings)
     planned = configuration.sampling.steps
     cases, diagrams, tiles = {}, [], []
@@ -177,9 +137,7 @@ def evenly(names: Sequence[str], limit: int | None) -> list[str]:
 
 def tile_count(window: SlidingWindow, shape: Sequence[int]) -> int:
     """Tiles of an image of `shape` (z, y, x)."""
-    padded = [max(p, -(-s // f) * f) for s, p, f in zip(shape, window.patch, window.factor, strict=True)]
-    step = window.configuration.inference.step
-    return int(np.prod([len(tile_starts(s, p, step, f)) for s, p, f in zip(padded, window.patch, window.factor, strict=True)]))
+    return len(Layout.of(window.configuration, shape).boxes())
 
 
 def evaluate_one(
@@ -201,7 +159,7 @@ def evaluate_one(
     if subject.direct:
         once = subject.draw(image, case, 1, max(counts.values()))
     draws = {s: once if subject.direct else subject.draw(image, case, s, n) for s, n in counts.items()}
-    named: dict[str, Draws] = {**{str(s): draws[s] for s in STEPS}, PLANNED: draws[planned]}
+    named: dict[str, Drawn] = {**{str(s): draws[s] for s in STEPS}, PLANNED: draws[planned]}
     record: dict[str, Any] = {"seconds": seconds}
     single = subject.one(image, case)
     record["one"] = {k: score(d.indices[0], raters, subject.labels, spacing) for k, d in named.items()}
@@ -225,7 +183,7 @@ def time_one(subject: Subject, image: np.ndarray, case: str) -> float:
     return time.perf_counter() - start
 
 
-def noisy_draws(subject: Subject, image: np.ndarray, case: str, sigma: float, planned: int) -> tuple[np.ndarray, Draws]:
+def noisy_draws(subject: Subject, image: np.ndarray, case: str, sigma: float, planned: int) -> tuple[np.ndarray, Drawn]:
     """Label indices of one sample at one step, and draws at the planned steps, of the image with noise (the same for every model)."""
     noise = case_noise(0, f"image noise {sigma:g} {case}", 0, image.shape).numpy()
     noisy = image + sigma * noise
@@ -249,7 +207,7 @@ def finite_mean(values: Sequence[float]) -> float:
     return float(np.mean(finite)) if finite else float("nan")
 
 
-def confidence_record(one: np.ndarray, several: Draws, raters: np.ndarray, labels: LabelSpec, spacing: Sequence[float]) -> dict[str, float]:
+def confidence_record(one: np.ndarray, several: Drawn, raters: np.ndarray, labels: LabelSpec, spacing: Sequence[float]) -> dict[str, float]:
     """Dice of one sample at one step and of the mean at planned steps, with the confidences of the latter.
 
     Softmax response: the mean top probability of all voxels, and of the predicted foreground. An empty prediction gets 0 there: its
@@ -265,7 +223,7 @@ def confidence_record(one: np.ndarray, several: Draws, raters: np.ndarray, label
     }  # fmt: skip
 
 
-def rater_record(named: Mapping[str, Draws], raters: np.ndarray, labels: LabelSpec, samples: int) -> dict[str, Any]:
+def rater_record(named: Mapping[str, Drawn], raters: np.ndarray, labels: LabelSpec, samples: int) -> dict[str, Any]:
     """Samples against raters `(m, z, y, x)`; voxels that any rater ignores count for nobody."""
     valid = np.ones(raters.shape[1:], bool) if labels.ignore_index is None else (raters != labels.ignore_index).all(0)
     theirs = masks(raters, labels) & valid
@@ -278,7 +236,7 @@ def rater_record(named: Mapping[str, Draws], raters: np.ndarray, labels: LabelSp
     }  # fmt: skip
 
 
-def case_reliability(draws: Draws, raters: np.ndarray, labels: LabelSpec) -> Reliability:
+def case_reliability(draws: Drawn, raters: np.ndarray, labels: LabelSpec) -> Reliability:
     """Reliability of the mean near the foreground, against every rater; regions count one by one as yes or no."""
     found = []
     for rater in raters:

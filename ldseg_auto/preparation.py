@@ -11,23 +11,39 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ldseg_auto.data.dataset import Case, RawDataset, find_dataset, open_dataset
+from threadpoolctl import threadpool_limits
+
+from ldseg_auto.data.dataset import RawDataset, find_dataset, open_dataset
 from ldseg_auto.data.splits import fold_cases, make_splits
 from ldseg_auto.data.verify import verify_dataset
-from ldseg_auto.errors import DatasetError, InputError, PlansError
-from ldseg_auto.files import read_json, write_json, write_text
+from ldseg_auto.errors import DatasetError, InputError
+from ldseg_auto.files import write_json
 from ldseg_auto.parallel import executor, run_all
+from ldseg_auto.planners.choices import Choices
 from ldseg_auto.planners.extract import extract_fingerprint, hash_case, raise_failures
 from ldseg_auto.planners.fingerprint import Fingerprint
-from ldseg_auto.planners.planner import DEFAULT_GPU_MEMORY, PLANS_NAME, choose_configurations, label_grid, layouts, make_plans
+from ldseg_auto.planners.names import check_plans_name
+from ldseg_auto.planners.overrides import new_names
+from ldseg_auto.planners.planner import PLANS_NAME, choose_configurations
 from ldseg_auto.planners.plans import Plans
-from ldseg_auto.planners.spectrum import measure_latent, sample_cases
+from ldseg_auto.planners.replan import plan
+from ldseg_auto.planning import (
+    DESCRIPTION,
+    FINGERPRINT,
+    check_shared_folders,
+    existing_plans,
+    keep,
+    label_grids,
+    load_fingerprint,
+    with_codes,
+    write_plans,
+)  # fmt: skip
 from ldseg_auto.preprocessing.run import clean as remove_cases
 from ldseg_auto.preprocessing.run import folders_of, preprocess_dataset
 from ldseg_auto.progress import Progress, silent
+from ldseg_auto.report.write import Report, write_report
 
 logger = logging.getLogger(__name__)
-FINGERPRINT = "dataset_fingerprint.json"
 SPLITS = "splits_final.json"
 
 
@@ -39,8 +55,8 @@ class Options:
     workers: int = 2
     verify: bool = False  # read and check every case first
     clean: bool = False  # measure and preprocess again, whatever is there
-    gpu_memory: float = DEFAULT_GPU_MEMORY  # GiB
-    target_spacing: tuple[float, ...] = ()  # mm, (z, y, x) or (y, x), in place of the planner's
+    plans_name: str = PLANS_NAME  # of the plans file, without .json
+    choices: Choices | None = None  # for new plans; None takes the plans that are there as they are, else the rules' own
     groups: str | None = None  # regular expression on the case name, in place of dataset.json's `groups`
 
 
@@ -53,6 +69,7 @@ class Prepared:
     written: int  # cases preprocessed now
     kept: int  # cases that were finished already
     failures: Mapping[str, str]  # case -> cause
+    report: Report  # written, and the cases that stand out
 
 
 def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options: Options, progress: Progress = silent) -> Prepared:
@@ -66,6 +83,8 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
         InputError: an impossible option.
         LdsegError: a worker died.
     """
+    if options.choices is not None:  # a name that is read only may be any that is there
+        check_plans_name(options.plans_name)
     dataset = open_dataset(find_dataset(raw, dataset_id))
     if options.groups is not None:
         dataset = replace(dataset, description=replace(dataset.description, groups=_checked_groups(options.groups)))
@@ -75,20 +94,21 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
         problems = verify_dataset(dataset, options.workers, progress)
         if problems:
             raise DatasetError(f"{dataset.name} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
-    with executor(options.workers) as pool:
+    with threadpool_limits(1), executor(options.workers) as pool:  # this process's matrices are small: threads would only wait
         hashes = _hash_cases(dataset, pool, progress)
-        fingerprint = _fingerprint(dataset, target, hashes, options, pool, progress)
-        plans = make_plans(fingerprint, dataset.description.labels.num_heads, options.gpu_memory, options.target_spacing)
+        fingerprint, plans, new = _plan(dataset, target, hashes, options, pool, progress)
         wanted = choose_configurations(list(plans.configurations), options.configurations)
-        _write_plans(target, plans)
-        write_json(target / "dataset.json", dataset.description.content)
+        if new:
+            write_plans(target, plans)
+        write_json(target / DESCRIPTION, dataset.description.content)
         _write_splits(target / SPLITS, splits)
         if options.clean:
             remove_cases(target, list(folders_of(plans, wanted)))
         outcomes = preprocess_dataset(dataset, plans, wanted, target, hashes, pool, progress)
+        report = write_report(target, fingerprint, plans, dataset, pool, progress)
     failures = {o.item.identifier: str(o.error) or type(o.error).__name__ for o in outcomes if o.error is not None}
     written = sum(bool(o.value) for o in outcomes)
-    return Prepared(target, plans, written, len(outcomes) - written - len(failures), failures)
+    return Prepared(target, plans, written, len(outcomes) - written - len(failures), failures, report)
 
 
 def _hash_cases(dataset: RawDataset, pool: Executor, progress: Progress) -> dict[str, str]:
@@ -98,28 +118,29 @@ def _hash_cases(dataset: RawDataset, pool: Executor, progress: Progress) -> dict
     return {o.item.identifier: o.value for o in outcomes if o.value is not None}
 
 
-def _fingerprint(
+def _plan(
     dataset: RawDataset, target: Path, hashes: Mapping[str, str], options: Options, pool: Executor, progress: Progress
-) -> Fingerprint:  # fmt: skip
-    """The stored fingerprint where it is of the same files, else a new one; label codes are added where the plan needs them."""
-    path = target / FINGERPRINT
-    fingerprint = None if options.clean else _stored(path, dataset, hashes)
-    measured = fingerprint is None
-    if fingerprint is None:
-        fingerprint = extract_fingerprint(dataset, pool, progress)
-    order, found = layouts(fingerprint, dataset.description.labels.num_heads, options.gpu_memory, options.target_spacing)
-    choose_configurations(list(found), options.configurations)
-    codes = dict(fingerprint.latent)
-    sample: list[Case] = sample_cases(dataset.cases, fingerprint)
-    for layout in found.values():
-        grid = label_grid(layout, order)
-        if grid.key not in codes:
-            codes[grid.key] = measure_latent(sample, dataset.description, grid, pool, progress)
-            measured = True
-    fingerprint = replace(fingerprint, latent=codes)
-    if measured:
-        fingerprint.save(path)
-    return fingerprint
+) -> tuple[Fingerprint, Plans, bool]:  # fmt: skip
+    """The stored fingerprint and plans where they are of the same files, else new ones; and whether the plans are new.
+
+    Label codes are added to the fingerprint where new plans need them.
+    """
+    there = None if options.clean else _stored(target / FINGERPRINT, dataset, hashes)
+    fingerprint = there or extract_fingerprint(dataset, pool, progress)
+    path, description = target / f"{options.plans_name}.json", dataset.description
+    plans, choices = (None, options.choices) if options.choices else existing_plans(path, fingerprint)
+    grids = label_grids(fingerprint, description, choices)
+    choose_configurations(list(plans.configurations if plans else (*grids, *new_names(choices.settings))), options.configurations)
+    lacking = {name: grid for name, grid in grids.items() if grid.key not in fingerprint.latent}
+    if there is None or (plans is None and lacking):
+        fingerprint = with_codes(fingerprint, dataset.cases, description, lacking, pool, progress)
+    if there is None:  # long work, whatever becomes of the plans
+        fingerprint.save(target / FINGERPRINT)
+    made = plans or plan(fingerprint, description.labels.num_heads, choices, options.plans_name)
+    check_shared_folders(target, options.plans_name, made, description)
+    if there not in (None, fingerprint):
+        fingerprint.save(target / FINGERPRINT)
+    return fingerprint, made, plans is None
 
 
 def _stored(path: Path, dataset: RawDataset, hashes: Mapping[str, str]) -> Fingerprint | None:
@@ -130,12 +151,9 @@ def _stored(path: Path, dataset: RawDataset, hashes: Mapping[str, str]) -> Finge
     """
     if not path.exists():
         return None
-    try:
-        there = Fingerprint.load(path)
-    except PlansError as cause:
-        raise PlansError(f"{cause} Delete the file, or measure the dataset again with --clean.") from None
+    there = load_fingerprint(path)
     same_labels = there.class_names == dataset.description.labels.foreground_names
-    same_channels = there.channel_names == dataset.description.channel_names
+    same_channels = there.channel_names == dataset.description.channel_names and there.dataset_name == dataset.name
     if same_labels and same_channels and {c.identifier: c.input_hash for c in there.cases} == dict(hashes):
         return there
     logger.info("%s: the raw files have changed since the fingerprint was taken; it is taken again.", dataset.name)
@@ -148,16 +166,6 @@ def _checked_groups(pattern: str) -> str:
     except re.error as cause:
         raise InputError(f"--groups {pattern!r} is no regular expression: {cause}.") from None
     return pattern
-
-
-def _write_plans(target: Path, plans: Plans) -> None:
-    """Writes the plans; others that are there are kept under another name."""
-    path = target / f"{PLANS_NAME}.json"
-    if path.exists():
-        if read_json(path, PlansError) == plans.to_dict():
-            return
-        _keep(path)
-    plans.save(path)
 
 
 def _splits(dataset: RawDataset, path: Path) -> list[dict[str, list[str]]]:
@@ -187,15 +195,8 @@ def _write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
         with contextlib.suppress(ValueError):  # a damaged one is kept as well
             if json.loads(path.read_text(encoding="utf-8")) == splits:
                 return
-        _keep(path)
+        keep(path)
     write_json(path, splits)
-
-
-def _keep(path: Path) -> None:
-    """Copies `path` to NAME.previous_1.json, or the first number that is free; a full disk leaves `path` as it was."""
-    kept = next(p for i in range(1, 1000) if not (p := path.with_suffix(f".previous_{i}.json")).exists())
-    write_text(kept, path.read_text(encoding="utf-8"))
-    logger.info("%s differed from the new one and is kept as %s.", path.name, kept.name)
 
 
 def _read_splits(path: Path) -> list[dict[str, list[str]]]:

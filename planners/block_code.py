@@ -1,12 +1,13 @@
 """The best linear code of label blocks: what a latent of a given size can hold of the shapes (design.md 4).
 
 A block of `prod(factor)` voxels is one-hot coded; the leading eigenvectors of the blocks' covariance are the best linear code.
-Blocks of a single class are counted, not stored, so that mixed blocks can be sampled and the statistics stay exact in expectation.
+Blocks of a single class are counted, not stored; mixed ones are sampled, stratified by their rarest class, with weights that keep every
+sum over blocks right in expectation (Horvitz and Thompson 1952). So small organs are seen, and memory does not grow with the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -15,6 +16,7 @@ from scipy.linalg import eigh
 
 BLOCK_VALUES = 4_000_000  # blocks x voxels that a fit or an evaluation holds at most
 MAX_BLOCKS = 1500
+CHUNK_VALUES = 4_000_000  # voxels whose classes are noted at a time
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Blocks:
     """Blocks of label maps.
 
     Attributes:
-        mixed: (n, voxels of a block) uint16 indices, blocks of two classes or more (a sample).
+        mixed: (n, voxels of a block) indices, uint8 or uint16, blocks of two classes or more (a sample).
         weight: (n,) how many blocks of the label maps each stands for.
         constant: (classes,) number of blocks that are of one class only.
     """
@@ -40,17 +42,78 @@ class Blocks:
 
 
 def cut(label: np.ndarray, factor: Sequence[int], classes: int, limit: int, rng: np.random.Generator) -> Blocks:
-    """Cuts `label` (z, y, x), padded with background, into blocks of `factor` voxels; at most `limit` mixed ones are kept."""
+    """Cuts `label` (z, y, x), padded with background, into blocks of `factor` voxels; about `limit` mixed ones are kept (see sampled)."""
     grid = [ceil(n / f) for n, f in zip(label.shape, factor, strict=True)]
     padded = np.pad(label, [(0, g * f - n) for g, f, n in zip(grid, factor, label.shape, strict=True)])
-    blocks = padded.reshape(grid[0], factor[0], grid[1], factor[1], grid[2], factor[2]).transpose(0, 2, 4, 1, 3, 5).reshape(prod(grid), -1)
-    first = blocks[:, 0]
-    is_mixed = (blocks != first[:, None]).any(1)
-    where = np.flatnonzero(is_mixed)
-    kept = np.sort(rng.choice(where, limit, replace=False)) if len(where) > limit else where
-    weight = np.full(len(kept), len(where) / max(1, len(kept)))
-    constant = np.bincount(first[~is_mixed], minlength=classes).astype(float)
-    return Blocks(blocks[kept].astype(np.uint16), weight, constant)
+    low, high = _extreme(padded, factor, np.minimum), _extreme(padded, factor, np.maximum)
+    is_mixed = low != high
+    constant = np.bincount(low[~is_mixed], minlength=classes).astype(float)
+    blocks = padded.reshape(grid[0], factor[0], grid[1], factor[1], grid[2], factor[2]).transpose(0, 2, 4, 1, 3, 5)
+    mixed = blocks[np.nonzero(is_mixed)].reshape(-1, prod(factor)).astype(np.uint8 if classes <= 256 else np.uint16)
+    kept, weight = sampled(_classes_of(mixed, classes), np.ones(len(mixed)), limit, rng)
+    return Blocks(mixed[kept], weight, constant)
+
+
+def _extreme(array: np.ndarray, factor: Sequence[int], smaller: np.ufunc) -> np.ndarray:
+    """The least (np.minimum) or greatest (np.maximum) value of each block, one axis after the other."""
+    for axis, f in enumerate(factor):
+        parts = [array[(slice(None),) * axis + (slice(i, None, f),)] for i in range(f)]
+        array = parts[0] if f == 1 else smaller(parts[0], parts[1])
+        for part in parts[2:]:
+            smaller(array, part, out=array)
+    return array
+
+
+def _classes_of(blocks: np.ndarray, classes: int) -> np.ndarray:
+    """(n, classes) whether a block (n, voxels) holds a class."""
+    out = np.zeros((len(blocks), classes), bool)
+    step = max(1, CHUNK_VALUES // max(1, blocks.shape[1]))
+    for start in range(0, len(blocks), step):
+        part = blocks[start : start + step]
+        out[np.arange(start, start + len(part))[:, None], part] = True
+    return out
+
+
+def sampled(holds: np.ndarray, weight: np.ndarray, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws about `limit` of n blocks; their new weights keep the weight of every stratum.
+
+    The stratum of a block is its rarest class (the one that the fewest blocks hold, by weight). `limit` is shared equally between the
+    strata, and what a small one leaves goes to the others. One that is not taken whole is drawn from systematically, with probability
+    proportional to weight.
+
+    Args:
+        holds: (n, classes) which classes a block holds.
+        weight: (n,) how many blocks each stands for.
+
+    Returns:
+        Indices (m,) in rising order, and their weights (m,).
+    """
+    if len(weight) <= limit:
+        return np.arange(len(weight)), weight.astype(float)
+    stratum = np.where(holds, holds.T @ weight, np.inf).argmin(1)
+    kept, weights = [], []
+    for members, share in _shares(stratum, limit):
+        if share == len(members):
+            kept.append(members)
+            weights.append(weight[members])
+            continue
+        total = np.cumsum(weight[members])
+        points = (rng.random() + np.arange(share)) * (total[-1] / share)
+        at, times = np.unique(np.minimum(np.searchsorted(total, points, side="right"), len(members) - 1), return_counts=True)
+        kept.append(members[at])
+        weights.append(times * (total[-1] / share))
+    order = np.argsort(np.concatenate(kept))
+    return np.concatenate(kept)[order], np.concatenate(weights)[order]
+
+
+def _shares(stratum: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Members of each stratum and how many of them to draw, at least one; the smallest strata first."""
+    found, counts = np.unique(stratum, return_counts=True)
+    left = limit
+    for done, i in enumerate(np.argsort(counts, kind="stable")):
+        share = max(1, min(int(counts[i]), left // (len(found) - done)))
+        left -= share
+        yield np.flatnonzero(stratum == found[i]), share
 
 
 def joined(parts: Sequence[Blocks]) -> Blocks:
@@ -61,13 +124,10 @@ def joined(parts: Sequence[Blocks]) -> Blocks:
 
 
 def thinned(blocks: Blocks, rng: np.random.Generator) -> Blocks:
-    """At most as many mixed blocks as a fit may hold, the weights raised accordingly."""
-    n = len(blocks.mixed)
+    """About as many mixed blocks as a fit may hold (see sampled)."""
     limit = max(64, min(MAX_BLOCKS, BLOCK_VALUES // blocks.mixed.shape[1]))
-    if n <= limit:
-        return blocks
-    kept = np.sort(rng.choice(n, limit, replace=False, p=blocks.weight / blocks.weight.sum()))
-    return Blocks(blocks.mixed[kept], np.full(limit, blocks.weight.sum() / limit), blocks.constant)
+    kept, weight = sampled(_classes_of(blocks.mixed, len(blocks.constant)), blocks.weight, limit, rng)
+    return Blocks(blocks.mixed[kept], weight, blocks.constant)
 
 
 @dataclass(frozen=True)
@@ -79,12 +139,16 @@ class Code:
 
     def encode(self, blocks: np.ndarray) -> np.ndarray:
         """Blocks (n, voxels) of indices to coefficients (n, k)."""
-        k, classes, _ = self.components.shape
-        offset = (self.components.reshape(k, -1) @ self.mean.reshape(-1))[None]
-        total = np.zeros((len(blocks), k), np.float32)
-        for c in range(classes):
-            total += (blocks == c).astype(np.float32) @ self.components[:, c].T
-        return total - offset
+        k = len(self.components)
+        out = self.components.sum(2).T[blocks[:, 0]]  # as if of the first voxel's class throughout, (n, k)
+        where = np.flatnonzero((blocks != blocks[:, :1]).any(1))
+        mixed = blocks[where]
+        total = np.zeros((len(mixed), k), np.float32)
+        for c in np.unique(mixed):
+            having = np.flatnonzero((mixed == c).any(1))
+            total[having] += (mixed[having] == c).astype(np.float32) @ self.components[:, c].T
+        out[where] = total
+        return out - self.components.reshape(k, -1) @ self.mean.reshape(-1)
 
     def decode(self, coefficients: np.ndarray) -> np.ndarray:
         """Coefficients (n, k' <= k) to the most likely indices (n, voxels)."""
@@ -110,9 +174,10 @@ def fit(blocks: Blocks, classes: int, components: int) -> Code:
     gram = np.zeros((len(rows), len(rows)), np.float32)
     mean = np.zeros((classes, rows.shape[1]), np.float32)
     for c in range(classes):
-        onehot = (rows == c).astype(np.float32)
-        gram += onehot @ onehot.T
-        mean[c] = share.astype(np.float32) @ onehot
+        having = np.flatnonzero((rows == c).any(1))
+        onehot = (rows[having] == c).astype(np.float32)
+        gram[np.ix_(having, having)] += onehot @ onehot.T
+        mean[c] = share[having].astype(np.float32) @ onehot
     centred = gram.astype(np.float64)
     towards_mean = centred @ share
     centred = centred - towards_mean[:, None] - towards_mean[None] + share @ towards_mean
@@ -137,12 +202,13 @@ def ceilings(code: Code, blocks: Blocks, table: np.ndarray, channels: Sequence[i
     """
     rows, weight = blocks.rows()
     coefficients = code.encode(rows)
-    true = table[rows] > 0
-    size = (true.sum(1) * weight[:, None]).sum(0)
+    heads, classes = (table > 0).astype(float), len(table)
+    each = np.repeat(weight, rows.shape[1])
     out = {}
     for k in channels:
-        found = table[code.decode(coefficients[:, :k])] > 0
-        overlap = ((true & found).sum(1) * weight[:, None]).sum(0)
-        total = size + (found.sum(1) * weight[:, None]).sum(0)
-        out[k] = np.where(size > 0, 2 * overlap / np.maximum(total, 1e-12), np.nan)
+        pairs = rows.astype(np.int32) * classes + code.decode(coefficients[:, :k])
+        confusion = np.bincount(pairs.reshape(-1), each, minlength=classes**2).reshape(classes, classes)  # voxels (true, found)
+        size, found = confusion.sum(1) @ heads, confusion.sum(0) @ heads
+        overlap = np.einsum("th,tf,fh->h", heads, confusion, heads, optimize=True)
+        out[k] = np.where(size > 0, 2 * overlap / np.maximum(size + found, 1e-12), np.nan)
     return out

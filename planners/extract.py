@@ -18,6 +18,7 @@ from skimage.measure import label as connected
 
 from ldseg_auto.data.dataset import Case, Description, RawDataset
 from ldseg_auto.data.endings import TIFF, ending_of
+from ldseg_auto.data.geometry import Geometry
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.data.training_case import load_training_case
 from ldseg_auto.data.verify import check_constant
@@ -25,7 +26,8 @@ from ldseg_auto.errors import DatasetError, LdsegError
 from ldseg_auto.files import hash_file
 from ldseg_auto.parallel import Outcome, run_all
 from ldseg_auto.planners.fingerprint import CaseFingerprint, Fingerprint, class_statistics, intensity_statistics
-from ldseg_auto.preprocessing.crop import nonzero_box
+from ldseg_auto.planners.intensities import Quantiles, histograms, measure_intensities
+from ldseg_auto.preprocessing.crop import nonzero_box, slices
 from ldseg_auto.progress import Progress, silent
 
 SAMPLES = 100_000_000  # foreground voxels in all, as nnU-Net
@@ -35,10 +37,11 @@ SHOWN = 10  # failing cases named in an error
 
 @dataclass(frozen=True)
 class CaseAnalysis:
-    """One case measured: its part of the fingerprint, and foreground intensities (channels, n)."""
+    """One case measured: its part of the fingerprint, foreground intensities (channels, n), and what the histograms count."""
 
     fingerprint: CaseFingerprint
     intensities: np.ndarray
+    quantiles: Quantiles
 
 
 def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress = silent) -> Fingerprint:
@@ -52,7 +55,7 @@ def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress 
     analyse = partial(analyse_case, description=dataset.description, samples=samples)
     outcomes = run_all(pool, analyse, dataset.cases, "fingerprint", progress)
     raise_failures(outcomes, dataset.name)
-    done = [o.value for o in outcomes if o.value is not None]
+    done = sorted((o.value for o in outcomes if o.value is not None), key=lambda a: a.fingerprint.identifier)
     cases = tuple(a.fingerprint for a in done)
     names = dataset.description.labels.foreground_names
     intensities = np.concatenate([a.intensities for a in done], axis=1)
@@ -67,7 +70,7 @@ def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress 
     channels = {str(i): intensity_statistics(channel) for i, channel in enumerate(intensities)}
     return Fingerprint(
         dataset.name, dataset.description.channel_names, names, dataset.description.file_ending, cases,
-         relative, channels, class_statistics(cases, names), raters=len(dataset.description.raters),
+        relative, channels, classes, raters=len(dataset.description.raters), histograms=histograms([a.quantiles for a in done]),
     )  # fmt: skip
 
 
@@ -101,12 +104,15 @@ def analyse_case(case: Case, description: Description, samples: int) -> CaseAnal
     box = nonzero_box(image.array)
     flat = image.geometry.dimension == 2
     size = prod(image.spacing) / (max(image.spacing) if flat else 1000)  # mm2 or ml; the distance of a lone slice means nothing
-    volumes, components = measure_classes(labels, description.labels)
+    volumes, components, border = measure_classes(labels, description.labels)
+    ranges, quantiles = measure_intensities(image.array[(slice(None), *slices(box))], drawn)
+    mirrored, degrees = measure_direction(image.geometry)
     fingerprint = CaseFingerprint(
         case.identifier, image.array.shape[1:], tuple(high - low for low, high in box), tuple(float(s) for s in image.spacing),
-        image.geometry.orientation, hash_case(case), {n: v * size for n, v in volumes.items()}, components,
+        image.geometry.orientation, hash_case(case), {n: v * size for n, v in volumes.items()}, components, *ranges, border,
+        mirrored, degrees,
     )  # fmt: skip
-    return CaseAnalysis(fingerprint, np.ascontiguousarray(drawn, dtype=np.float32))
+    return CaseAnalysis(fingerprint, np.ascontiguousarray(drawn, dtype=np.float32), quantiles)
 
 
 def hash_case(case: Case) -> str:
@@ -129,10 +135,22 @@ def _companions(path: Path) -> list[Path]:
     return [f for f in named if f.is_file()]
 
 
-def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict[str, float], dict[str, float]]:
-    """Voxels and connected components of each foreground class or region, mean over raters; `labels` are index maps (z, y, x)."""
+def measure_direction(geometry: Geometry) -> tuple[bool, float]:
+    """Whether the file's axes are left-handed, and the largest angle in degrees (to 0.1) between an axis and the one it is read as."""
+    matrix = np.array(geometry.direction).reshape(3, 3)
+    cosines = [abs(matrix[2 - i, 2 - axis]) for i, axis in enumerate(geometry.permutation)]
+    return bool(np.linalg.det(matrix) < 0), round(float(np.degrees(np.arccos(min(1.0, *cosines)))), 1)
+
+
+def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict[str, float], dict[str, float], tuple[str, ...]]:
+    """Voxels and connected components of each foreground class or region, mean over raters, and which of them reach the image's border.
+
+    Args:
+        labels: index maps (z, y, x), one per rater. An axis of one voxel has no border.
+    """
     voxels = dict.fromkeys(spec.foreground_names, 0.0)
     components = dict.fromkeys(spec.foreground_names, 0.0)
+    border = set()
     first = spec.num_heads - len(spec.foreground_names)
     for label in labels:
         boxes = find_objects(label)
@@ -142,9 +160,9 @@ def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict
             if not found:
                 continue
             around = tuple(slice(min(b[a].start for b in found), max(b[a].stop for b in found)) for a in range(3))
+            if any(n > 1 and (s.start == 0 or s.stop == n) for s, n in zip(around, label.shape, strict=True)):
+                border.add(name)
             mask = np.isin(label[around], indices)
             voxels[name] += float(mask.sum()) / len(labels)
             components[name] += connected(mask, return_num=True, connectivity=1)[1] / len(labels)
-    return voxels, components
-
-
+    return voxels, components, tuple(name for name in spec.foreground_names if name in border)

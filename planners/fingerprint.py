@@ -14,7 +14,39 @@ from ldseg_auto.files import hash_json, read_json, write_json
 from ldseg_auto.planners.plans import Intensities
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
 
-FINGERPRINT_VERSION = 2
+FINGERPRINT_VERSION = 3
+VERSION_RULE = f"{FINGERPRINT_VERSION}; measure the dataset again with ldseg_plan_and_preprocess --clean"
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """Intensities of one channel of one case; six digits."""
+
+    mean: float
+    percentile_00_5: float
+    median: float
+    percentile_99_5: float
+
+    @property
+    def width(self) -> float:
+        """From percentile 0.5 to 99.5."""
+        return self.percentile_99_5 - self.percentile_00_5
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often intensities of one channel occur, every case weighing the same."""
+
+    edges: tuple[float, ...]  # of the bins, ascending
+    image: tuple[int, ...]  # counts of voxels of the cropped images that are not zero
+    foreground: tuple[int, ...]  # counts of foreground voxels
+    outside: float = 0.0  # share of the image's voxels beyond the edges
+
+    def __post_init__(self) -> None:
+        ascending = all(low < high for low, high in zip(self.edges[:-1], self.edges[1:], strict=True))
+        require(len(self.edges) >= 2 and ascending, "edges", self.edges, "two ascending numbers or more")
+        for name in ("image", "foreground"):
+            require(len(getattr(self, name)) == len(self.edges) - 1, name, getattr(self, name), "one count per bin")
 
 
 @dataclass(frozen=True)
@@ -29,6 +61,11 @@ class CaseFingerprint:
     input_hash: str  # SHA-256 over the bytes of images and labels
     volumes: dict[str, float]  # class -> ml (2D images: mm2, pixels where the file has no spacing), mean over raters
     components: dict[str, float]  # class -> connected components, mean over raters
+    image_intensities: tuple[IntensityRange, ...] = ()  # per channel; voxels of the cropped image that are not zero
+    foreground_intensities: tuple[IntensityRange, ...] = ()  # per channel; empty where the case has no foreground
+    at_border: tuple[str, ...] = ()  # classes whose mask reaches the first or last voxel of an axis, for any rater
+    mirrored: bool = False  # the file's axes are left-handed (negative determinant of its direction)
+    oblique_degrees: float = 0.0  # largest angle between an axis of the file and the axis of space that it is read as
 
     def __post_init__(self) -> None:
         for name in ("shape", "shape_after_crop", "spacing"):
@@ -68,11 +105,11 @@ class Fingerprint:
     classes: dict[str, ClassStatistics]
     latent: dict[str, tuple[LatentCandidate, ...]] = field(default_factory=dict)  # grid -> candidates; key: planner.label_grid
     raters: int = 1  # label folders; each case has one or more of them
+    histograms: dict[str, Histogram] = field(default_factory=dict)  # channel index -> intensities
     version: int = FINGERPRINT_VERSION
 
     def __post_init__(self) -> None:
-        rule = f"{FINGERPRINT_VERSION}; measure the dataset again with ldseg_plan_and_preprocess --clean"
-        require(self.version == FINGERPRINT_VERSION, "version", self.version, rule)
+        require(self.version == FINGERPRINT_VERSION, "version", self.version, VERSION_RULE)
         require(len(self.cases) > 0, "cases", [], "at least one")
         require(self.raters >= 1, "raters", self.raters, "at least 1")
         wanted = {str(i) for i in range(len(self.channel_names))}
@@ -95,17 +132,27 @@ class Fingerprint:
         return tuple(self.foreground_intensity_properties_per_channel[str(i)] for i in range(len(self.channel_names)))
 
     def save(self, path: Path) -> None:
-        """Writes JSON, atomically."""
-        write_json(path, to_dict(self))
+        """Writes JSON, atomically; with the data's hash, which plans and checkpoints carry, and a hash of the file's own content."""
+        content = to_dict(self)
+        write_json(path, {**content, "data_hash": self.data_hash, "content_hash": hash_json(content)})
 
     @classmethod
     def load(cls, path: Path) -> Fingerprint:
         """Reads and validates.
 
         Raises:
-            PlansError: damaged, of another version, or edited to impossible values.
+            PlansError: damaged, of another version, or edited.
         """
-        return from_dict(cls, read_json(path, PlansError), str(path))
+        content = read_json(path, PlansError)
+        if content.get("version") != FINGERPRINT_VERSION:  # before the keys, which another version may have others of
+            raise PlansError(f"{path}: version = {content.get('version')!r} is not possible: expected {VERSION_RULE}.")
+        stated = {name: content.pop(name, None) for name in ("data_hash", "content_hash")}
+        found = from_dict(cls, content, str(path))
+        for name, value in (("data_hash", found.data_hash), ("content_hash", hash_json(content))):
+            if stated[name] != value:
+                was = f"{name} = {stated[name]!r}, but its content has {value[:12]}..."
+                raise PlansError(f"{path}: {was}: it was edited after it was measured. To change a decision use --set.")
+        return found
 
 
 def intensity_statistics(samples: np.ndarray) -> Intensities:

@@ -7,17 +7,21 @@ configuration), every spacing in millimetres in the same order, after transposit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from ldseg_auto.errors import PlansError
 from ldseg_auto.files import read_json, write_json
+from ldseg_auto.planners.choices import Choices
+from ldseg_auto.planners.inherit import resolve
 from ldseg_auto.planners.method import OF_NETWORK, VARIANTS, Method, Parts, check_method
+from ldseg_auto.planners.names import REFERENCES, check_names, is_name
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
 
-VERSION = 2
+VERSION = 3
+VERSION_RULE = f"{VERSION}; plan again with ldseg_plan, which takes seconds (a trained model needs the ldseg_auto that trained it)"
 NORMALISATIONS = ("ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none")
 SAMPLERS = ("ddim", "ddpm", "multistep")
 PRECISIONS = ("auto", "float32", "bf16")
@@ -34,6 +38,10 @@ class Intensities:
     max: float
     percentile_00_5: float
     percentile_99_5: float
+
+    def __post_init__(self) -> None:
+        require(self.std >= 0, "std", self.std, "0 or more")
+        require(self.min <= self.max, "max", self.max, f"at least min = {self.min}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Network:
     strides: tuple[tuple[int, ...], ...]  # per stage and axis; the first stage has stride 1
     kernel_sizes: tuple[tuple[int, ...], ...]  # per stage and axis, odd
     blocks_per_stage: int = 1  # residual blocks (two convolutions each) per encoder stage
+    denoiser_levels: int = 0  # grids of the U-shaped denoiser at most, from the latent's on; 0: all that the network has
+    attention_positions: int = 0  # the U-shaped denoiser attends where its coarsest grid has so many positions at most; 0: never
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "variant", self.variant, f"one of {VARIANTS}")
@@ -72,6 +82,8 @@ class Network:
         require(all(2 in st for st in self.strides[1:]), "strides", self.strides, "a 2 in every stage after the first")
         require(all(k % 2 == 1 and k > 0 for ks in self.kernel_sizes for k in ks), "kernel_sizes", self.kernel_sizes, "odd")
         require(self.blocks_per_stage >= 1, "blocks_per_stage", self.blocks_per_stage, "at least 1")
+        require(self.denoiser_levels >= 0, "denoiser_levels", self.denoiser_levels, "0 or more")
+        require(self.attention_positions >= 0, "attention_positions", self.attention_positions, "0 or more")
 
     @property
     def cumulative_strides(self) -> tuple[tuple[int, ...], ...]:
@@ -131,6 +143,7 @@ class Training:
     batch_dice: bool = True  # Dice over the batch as one volume
     validation_patches: int = 32  # fixed patches per epoch, rounded to whole batches
     augmentation: bool = True
+    mirror_axes: tuple[int, ...] | None = None  # of the patch, that augmentation mirrors along, and so prediction may; None: all
     workers: int = 2  # augmentation processes
     precision: str = "auto"  # auto | float32 | bf16 (autocast); auto takes what is fast on the device
 
@@ -146,6 +159,8 @@ class Training:
         require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
         require(self.schedule in ("poly", "cosine"), "schedule", self.schedule, "poly or cosine")
         require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
+        axes = self.mirror_axes or ()
+        require(len(set(axes)) == len(axes) and all(a in (0, 1, 2) for a in axes), "mirror_axes", axes, "different axes of the patch")
 
 
 @dataclass(frozen=True)
@@ -178,18 +193,26 @@ class Configuration:
     resampling: Resampling = field(default_factory=Resampling)
     training: Training = field(default_factory=Training)
     inference: Inference = field(default_factory=Inference)
+    inherits_from: str | None = None  # the configuration that gave what the file left out
     raters: int = 1  # of the training labels: decides what `auto` aims at
-    memory_gib: float = 0.0  # estimated peak of training
+    memory_gib: float = 0.0  # of the card that training needs at this patch and batch, estimated
+    prediction_memory_gib: float = 0.0  # of the card that prediction needs, estimated
     reasons: dict[str, str] = field(default_factory=dict)  # decision -> the numbers that led to it
 
     def __post_init__(self) -> None:
+        folder = self.data_identifier
+        require(is_name(folder) and folder != REFERENCES, "data_identifier", folder, f"a folder's name, not {REFERENCES}")
         n = len(self.patch_size)
         require(n in (2, 3), "patch_size", self.patch_size, "two or three numbers")
         require(len(self.spacing) == n, "spacing", self.spacing, f"{n} numbers, as patch_size")
         require(all(s > 0 for s in self.spacing), "spacing", self.spacing, "above 0 mm")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         require(self.raters >= 1, "raters", self.raters, "at least 1")
-        require(len(self.median_shape) == 3, "median_shape", self.median_shape, "three numbers")
+        positive = len(self.median_shape) == 3 and all(m > 0 for m in self.median_shape)
+        require(positive, "median_shape", self.median_shape, "three numbers above 0")
+        for key in ("memory_gib", "prediction_memory_gib"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        require(len(self.normalisation) > 0, "normalisation", self.normalisation, "one for each channel")
         require(all(x in NORMALISATIONS for x in self.normalisation), "normalisation", self.normalisation, f"each of {NORMALISATIONS}")
         require(len(self.use_mask_for_norm) == len(self.normalisation), "use_mask_for_norm", self.use_mask_for_norm, "one per channel")
         require(all(len(s) == n for s in self.network.strides), "network.strides", self.network.strides, f"{n} numbers per stage")
@@ -202,12 +225,21 @@ class Configuration:
         require(prod(p // t for p, t in zip(self.patch_size, total, strict=True)) > 1, "patch_size", self.patch_size, f"more than {total}")
         allowed = self.network.cumulative_strides[1:]
         check_method(self.method, self.network.variant, self.raters)
+        axes = self.training.mirror_axes or ()
+        require(all(a < n for a in axes), "training.mirror_axes", self.training.mirror_axes, f"axes below {n}, the number of patch_size's")
         require(self.latent.factor in allowed, "latent.factor", self.latent.factor, f"one of the network's cumulative strides {allowed}")
 
     @property
     def dimensions(self) -> int:
         """2 or 3."""
         return len(self.patch_size)
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of the patch that training mirrors along."""
+        if not self.training.augmentation:
+            return ()
+        return tuple(range(self.dimensions)) if self.training.mirror_axes is None else self.training.mirror_axes
 
     @property
     def channels(self) -> int:
@@ -235,6 +267,17 @@ class Configuration:
         return self.network.cumulative_strides.index(self.latent.factor)
 
     @property
+    def denoiser_stages(self) -> slice:
+        """The network stages on whose grids the U-shaped denoiser works."""
+        return slice(self.latent_stage, self.latent_stage + (self.network.denoiser_levels or len(self.network.strides)))
+
+    @property
+    def attention(self) -> bool:
+        """Whether the U-shaped denoiser attends on its coarsest grid."""
+        coarsest = self.network.cumulative_strides[self.denoiser_stages][-1]
+        return prod(p // s for p, s in zip(self.patch_size, coarsest, strict=True)) <= self.network.attention_positions
+
+    @property
     def latent_size(self) -> int:
         """The latent dimension: channels x positions of one patch."""
         return self.latent.channels * prod(p // f for p, f in zip(self.patch_size, self.latent.factor, strict=True))
@@ -253,16 +296,16 @@ class Plans:
     configurations: dict[str, Configuration]
     default_configuration: str
     reasons: dict[str, str] = field(default_factory=dict)
+    choices: Choices = field(default_factory=Choices)
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        require(
-            self.version == VERSION, "version", self.version, f"{VERSION}; plan the dataset again with ldseg_plan_and_preprocess --clean"
-        )
+        require(self.version == VERSION, "version", self.version, VERSION_RULE)
         require(sorted(self.transpose_forward) == [0, 1, 2], "transpose_forward", self.transpose_forward, "a permutation of 0, 1, 2")
         require(len(self.configurations) > 0, "configurations", {}, "at least one")
         names = tuple(self.configurations)
         require(self.default_configuration in names, "default_configuration", self.default_configuration, f"one of {names}")
+        check_names(self.configurations, [f.name for f in fields(Configuration)])
         for name, configuration in self.configurations.items():
             ok = configuration.channels == len(self.foreground_intensities)
             require(ok, f"configurations.{name}.normalisation", configuration.normalisation, f"{len(self.foreground_intensities)} channels")
@@ -296,7 +339,10 @@ class Plans:
         Raises:
             PlansError: unknown key, missing key, wrong type or impossible value, with the key's path.
         """
-        return from_dict(cls, content, source)
+        version = content.get("version", VERSION)
+        if version != VERSION:  # before the keys, which another version may have others of
+            raise PlansError(f"{source}: version = {version!r} is not possible: expected {VERSION_RULE}.")
+        return from_dict(cls, resolve(content, source), source)
 
     def save(self, path: Path) -> None:
         """Writes JSON, atomically."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -64,32 +64,61 @@ def _spread(names: Sequence[str], count: int) -> list[str]:
 def measure_latent(
     cases: Sequence[Case], description: Description, grid: LabelGrid, pool: Executor, progress: Progress = silent
 ) -> tuple[LatentCandidate, ...]:
+    """As measure_latents, on one grid."""
+    return measure_latents(cases, description, (grid,), pool, progress)[grid.key]
+
+
+def measure_latents(
+    cases: Sequence[Case], description: Description, grids: Sequence[LabelGrid], pool: Executor, progress: Progress = silent
+) -> dict[str, tuple[LatentCandidate, ...]]:
     """Block codes on half of the cases, their ceilings on the other half (on all, where a class is absent from one half).
+
+    Each label file is read once, whatever the number of grids. benchmarks/latent.py measures seconds and memory.
 
     Args:
         cases: a sample; see sample_cases.
 
+    Returns:
+        grid.key -> one candidate per factor.
+
     Raises:
         DatasetError: cases that cannot be read.
     """
-    outcomes = run_all(pool, partial(case_labels, description=description, grid=grid), cases, f"label blocks, {grid.key}", progress)
+    outcomes = run_all(pool, partial(case_labels, description=description, grids=tuple(grids)), cases, "label blocks", progress)
     raise_failures(outcomes, "label blocks")
     done = [o.value for o in outcomes if o.value is not None]
-    return tuple(_candidate(done, factor, grid, description.labels) for factor in grid.factors)
+    return {
+        grid.key: tuple(_candidate([case[i] for case in done], factor, description.labels) for factor in grid.factors)
+        for i, grid in enumerate(grids)
+    }
 
 
-def case_labels(case: Case, description: Description, grid: LabelGrid) -> CaseLabels:
-    """Labels of one case (its first rater) on the grid, cut into blocks of every factor."""
+def case_labels(case: Case, description: Description, grids: Sequence[LabelGrid]) -> tuple[CaseLabels, ...]:
+    """Labels of one case (its first rater) on each grid, cut into blocks of every factor."""
     read = read_label(case.labels[0])
-    label, spacing = description.labels.encode(read.array), read.spacing
-    label = np.where(label == (description.labels.ignore_index or 0), 0, label).transpose(grid.transpose)
+    labels = description.labels
+    classes = len(labels.values)
+    indices = np.empty(read.array.shape, np.uint8 if classes < 256 else np.uint16)
+    for plane, values in zip(indices, read.array, strict=True):  # slice by slice: the lookup takes many bytes per voxel
+        found = labels.encode(values)
+        plane[:] = np.where(found == (labels.ignore_index or 0), 0, found)
+    return tuple(_on_grid(indices, read.spacing, grid, classes) for grid in grids)
+
+
+def _on_grid(indices: np.ndarray, spacing: Sequence[float], grid: LabelGrid, classes: int) -> CaseLabels:
+    """Indices (z, y, x) of `spacing` on one grid."""
+    label = indices.transpose(grid.transpose)
     moved = [spacing[a] for a in grid.transpose]
     target = (*moved[: 3 - len(grid.spacing)], *grid.spacing)
-    label = nearest(label, new_shape(label.shape, moved, target), None)
+    label = np.ascontiguousarray(nearest(label, new_shape(label.shape, moved, target), None))
     rng = np.random.default_rng(0)
-    classes = len(description.labels.values)
-    blocks = {f: cut(label, (1,) * (3 - len(f)) + f, classes, BLOCKS_PER_CASE, rng) for f in grid.factors}
-    return CaseLabels(blocks, _patch(label, (1,) * (3 - len(grid.patch)) + grid.patch))
+    blocks = {f: cut(label, _three(f), classes, BLOCKS_PER_CASE, rng) for f in grid.factors}
+    return CaseLabels(blocks, _patch(label, _three(grid.patch)))
+
+
+def _three(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """`sizes` of two or three axes as three."""
+    return (1,) * (3 - len(sizes)) + sizes
 
 
 def _patch(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -107,7 +136,7 @@ def _patch(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return out
 
 
-def _candidate(cases: Sequence[CaseLabels], factor: tuple[int, ...], grid: LabelGrid, labels: LabelSpec) -> LatentCandidate:
+def _candidate(cases: Sequence[CaseLabels], factor: tuple[int, ...], labels: LabelSpec) -> LatentCandidate:
     rng = np.random.default_rng(0)
     names, table = labels.foreground_names, labels.table[: len(labels.values), labels.num_heads - len(labels.foreground_names) :]
     fitted, held = (thinned(joined([c.blocks[factor] for c in half]), rng) for half in (cases[::2], cases[1::2] or cases))
@@ -118,7 +147,7 @@ def _candidate(cases: Sequence[CaseLabels], factor: tuple[int, ...], grid: Label
         code = fit(both, len(labels.values), max(CHANNELS))
         dice = ceilings(code, both, table, CHANNELS)
     curves = {str(k): {n: round(float(v), 5) for n, v in zip(names, d, strict=True) if not np.isnan(v)} for k, d in dice.items()}
-    return LatentCandidate(factor, curves, _modes(cases, code, (1,) * (3 - len(factor)) + factor))
+    return LatentCandidate(factor, curves, _modes([c.patch for c in cases], code, _three(factor)))
 
 
 def _absent(blocks: Blocks, table: np.ndarray) -> bool:
@@ -127,17 +156,30 @@ def _absent(blocks: Blocks, table: np.ndarray) -> bool:
     return bool((table[np.unique(rows)].sum(0) == 0).any())
 
 
-def _modes(cases: Sequence[CaseLabels], code: Code, factor: tuple[int, ...]) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """Spectrum of the code of one patch per case, each channel scaled to unit variance, as pairs (variance, variance held)."""
-    maps = []
-    for case in cases:
-        grid = [n // f for n, f in zip(case.patch.shape, factor, strict=True)]
-        blocks = case.patch.reshape(grid[0], factor[0], grid[1], factor[1], grid[2], factor[2]).transpose(0, 2, 4, 1, 3, 5)
-        maps.append(code.encode(blocks.reshape(-1, int(np.prod(factor)))).T.reshape(-1, *grid))
-    z = np.stack(maps)
-    z = (z - z.mean((0, 2, 3, 4), keepdims=True)) / np.maximum(z.std((0, 2, 3, 4), keepdims=True), 1e-6)
-    power = (np.abs(np.fft.fftn(z, axes=(2, 3, 4), norm="ortho")) ** 2).mean(0)
+def _modes(patches: Sequence[np.ndarray], code: Code, factor: tuple[int, ...]) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Spectrum of the code of `patches` (z, y, x), each channel scaled to unit variance, as pairs (variance, variance held).
+
+    One patch is held at a time. With F the orthonormal transform, scaling a channel divides its power by the variance; taking its mean m
+    off changes F at frequency 0 alone, by m sqrt(positions).
+    """
+    zero = []
+    power = np.zeros((len(code.components), *(n // f for n, f in zip(patches[0].shape, factor, strict=True))))
+    for z in _codes(patches, code, factor):
+        transformed = np.fft.fftn(z, axes=(1, 2, 3), norm="ortho")
+        power += np.abs(transformed).astype(np.float64) ** 2 / len(patches)
+        zero.append(transformed[:, 0, 0, 0].real.astype(np.float64))
+    power[:, 0, 0, 0] = np.var(zero, axis=0)
+    variance = power.reshape(len(power), -1).mean(1)
+    power /= np.maximum(variance, 1e-12)[:, None, None, None]
     return {str(k): _histogram(power[:k].reshape(-1)) for k in CHANNELS}
+
+
+def _codes(patches: Sequence[np.ndarray], code: Code, factor: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The code (channels, *grid) of each patch."""
+    for patch in patches:
+        grid = [n // f for n, f in zip(patch.shape, factor, strict=True)]
+        blocks = patch.reshape(grid[0], factor[0], grid[1], factor[1], grid[2], factor[2]).transpose(0, 2, 4, 1, 3, 5)
+        yield code.encode(blocks.reshape(-1, int(np.prod(factor)))).T.reshape(-1, *grid)
 
 
 def _histogram(variance: np.ndarray) -> tuple[tuple[float, ...], ...]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.errors import DatasetError
 from ldseg_auto.planners.plans import Configuration, Plans
 from ldseg_auto.preprocessing.crop import nonzero_box, nonzero_mask, slices
-from ldseg_auto.preprocessing.normalise import normalise
-from ldseg_auto.preprocessing.resample import coarse_axis, new_shape, resample_image, resample_label, resample_score
+from ldseg_auto.preprocessing.normalise import Planes, normalised_planes
+from ldseg_auto.preprocessing.resample import coarse_axis, new_shape, resample_label, resample_planes, resample_score
 from ldseg_auto.preprocessing.store import Properties
+from ldseg_auto.scratch import Room, Scratch
 
+MEMORY = Room(limit=sys.maxsize)
 LOCATIONS = 10_000  # voxels kept per class, or 1% of them where that is more
 LOCATIONS_SHARE = 0.01
 
@@ -27,11 +31,24 @@ def target_spacing(spacing: Sequence[float], configuration: Configuration) -> tu
 def preprocess_array(
     image: np.ndarray, spacing: Sequence[float], plans: Plans, configuration: Configuration
 ) -> tuple[np.ndarray, Properties]:
+    """Transposes, crops to non-zero, normalises and resamples an image: `preprocess` in memory.
+
+    Returns:
+        Image `(c, z, y, x)` float32 on the network's grid, and what was done (without class_locations).
+    """
+    scratch, properties = preprocess(image, spacing, plans, configuration, MEMORY)
+    return scratch.array, properties
+
+
+def preprocess(
+    image: np.ndarray, spacing: Sequence[float], plans: Plans, configuration: Configuration, room: Room
+) -> tuple[Scratch, Properties]:
     """Transposes, crops to non-zero, normalises and resamples an image.
 
     Args:
         image: `(c, z, y, x)` float32, canonical.
         spacing: (z, y, x), mm.
+        room: for the result, which can be many times larger than the image.
 
     Returns:
         Image `(c, z, y, x)` float32 on the network's grid, and what was done (without class_locations).
@@ -46,12 +63,26 @@ def preprocess_array(
     box = nonzero_box(image)
     image = image[(slice(None), *slices(box))]
     mask = nonzero_mask(image) if any(configuration.use_mask_for_norm) else None
-    image = normalise(image, mask, configuration, plans.foreground_intensities)
+    channels = normalised_planes(image, mask, configuration, plans.foreground_intensities)
     target = target_spacing(moved, configuration)
     resampled = new_shape(image.shape[1:], moved, target)
     separate = coarse_axis(moved, target, configuration.resampling.separate_axis_threshold)
     properties = Properties(tuple(map(float, spacing)), tuple(shape), box, image.shape[1:], resampled, separate)
-    return resample_image(image, resampled, separate, configuration.resampling), properties
+    out = Scratch((len(channels), *resampled), room)
+    for planes, grid in zip(channels, out.array, strict=True):
+        resample_planes(_letting_go(planes, out), image.shape[1:], grid, separate, configuration.resampling.order_image)
+    out.let_go()
+    return out, properties
+
+
+def _letting_go(planes: Planes, scratch: Scratch) -> Planes:
+    """The planes; whenever one is asked for, what has been written lets go of memory."""
+
+    def plane(z: int) -> np.ndarray:
+        scratch.let_go()
+        return planes(z)
+
+    return plane
 
 
 def preprocess_labels(labels: np.ndarray, properties: Properties, plans: Plans, configuration: Configuration) -> np.ndarray:
@@ -69,14 +100,24 @@ def class_locations(labels: np.ndarray, spec: LabelSpec, identifier: str) -> dic
     """Sampled voxels (n, 3) of each foreground index in any rater's labels `(raters, z, y, x)`; a function of the case alone."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little"))
     found = {}
-    for index in range(1, len(spec.values)):
-        voxels = np.argwhere((labels == index).any(0))
+    for index, box in enumerate(_joined_boxes(labels, len(spec.values) - 1), start=1):
+        voxels = np.argwhere((labels[(slice(None), *box)] == index).any(0)) + [side.start for side in box]
         limit = max(LOCATIONS, round(LOCATIONS_SHARE * len(voxels)))
         if len(voxels) > limit:
             voxels = voxels[np.sort(rng.choice(len(voxels), limit, replace=False))]
         if len(voxels):
             found[index] = voxels.astype(np.int32)
     return found
+
+
+def _joined_boxes(labels: np.ndarray, count: int) -> list[tuple[slice, ...]]:
+    """Around each index from 1 to `count` in `labels` (raters, z, y, x), all raters together; empty where there is none."""
+    per_rater = [find_objects(label, count) for label in labels]
+    out = []
+    for found in zip(*per_rater, strict=True):
+        boxes = [b for b in found if b is not None]
+        out.append(tuple(slice(min((b[a].start for b in boxes), default=0), max((b[a].stop for b in boxes), default=0)) for a in range(3)))
+    return out
 
 
 def scores_to_indices(scores: np.ndarray, properties: Properties, plans: Plans, labels: LabelSpec) -> np.ndarray:

@@ -17,11 +17,17 @@ def nonzero_mask(image: np.ndarray) -> np.ndarray:
 
 def nonzero_box(image: np.ndarray) -> Box:
     """Smallest box around the non-zero voxels of `image` (c, z, y, x); the whole image where all are zero."""
-    from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask  # training imports this module and does without it
-
-    return tuple((int(low), int(high)) for low, high in get_bbox_from_mask((image != 0).any(0)))
+    box: list[tuple[int, int]] = []
+    for axis in range(1, image.ndim):
+        inside = np.moveaxis(image[(slice(None), *slices(box))], axis, 0)
+        places = range(len(inside))
+        low = next((i for i in places if inside[i].any()), None)
+        if low is None:
+            return tuple((0, n) for n in image.shape[1:])
+        box.append((low, next(i for i in reversed(places) if inside[i].any()) + 1))
+    return tuple(box)
 
 
 def slices(box: Sequence[Sequence[int]]) -> tuple[slice, ...]:
-    """The box as an index for the last three axes: `array[(..., *slices(box))]`."""
+    """The box as an index: `array[(..., *slices(box))]` for the last three axes."""
     return tuple(slice(low, high) for low, high in box)

@@ -5,12 +5,17 @@ Every new voxel centre i lies at old coordinate `(i + 0.5) old / new - 0.5`; out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.ndimage import zoom
+from scipy.ndimage import find_objects
+from scipy.sparse import csr_array
 
 from ldseg_auto.planners.plans import Resampling
+from ldseg_auto.preprocessing.normalise import Planes
+from ldseg_auto.preprocessing.operators import along_first, in_plane, nearest_index, reached, spline
+
+SLAB = 32  # new planes made at a time: what is held beside input and output
 
 
 def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
@@ -32,79 +37,81 @@ def coarse_axis(spacing: Sequence[float], target: Sequence[float], threshold: fl
 
 def resample_image(image: np.ndarray, shape: Sequence[int], separate: int | None, resampling: Resampling) -> np.ndarray:
     """Splines of `order_image` per channel of `image` (c, z, y, x) float32 to (c, *shape); nearest along axis `separate`."""
-    return _each(image, shape, separate, resampling.order_image)
+    if tuple(shape) == image.shape[1:]:
+        return image
+    out = np.empty((len(image), *shape), np.float32)
+    for channel, target in zip(image, out, strict=True):
+        resample_planes(channel.__getitem__, channel.shape, target, separate, resampling.order_image)
+    return out
+
+
+def resample_planes(plane: Planes, shape: Sequence[int], out: np.ndarray, separate: int | None, order: int) -> None:
+    """Splines of `order` from a volume of `shape`, asked for plane by plane in ascending order, into `out` (z, y, x) float32.
+
+    Beside `out`, SLAB new planes and the old ones that they need are held, never the volume.
+    """
+    along, rows, columns = _matrices(shape, out.shape, separate, order)
+    across = [None if old == new else m for m, old, new in zip((rows, columns), shape[1:], out.shape[1:], strict=True)]
+    planes: dict[int, np.ndarray] = {}
+    for start in range(0, len(out), SLAB):
+        part, target = along[start : start + SLAB], out[start : start + SLAB]
+        used = np.unique(part.indices).tolist()
+        planes = {z: planes[z] for z in used if z in planes}
+        planes.update((z, in_plane(plane(z), *across)) for z in used if z not in planes)
+        if part.nnz == len(target):  # one old plane each: nothing to interpolate
+            for z, new in zip(part.indices, target, strict=True):
+                new[:] = planes[int(z)]
+        else:
+            target[:] = along_first(part[:, used], np.stack([planes[z] for z in used]))
+
+
+def _matrices(old: Sequence[int], new: Sequence[int], separate: int | None, order: int) -> list[csr_array]:
+    return [spline(o, n, 0 if axis == separate else order) for axis, (o, n) in enumerate(zip(old, new, strict=True))]
 
 
 def resample_label(label: np.ndarray, shape: Sequence[int], separate: int | None, resampling: Resampling) -> np.ndarray:
-    """Label (z, y, x) integers to `shape`: per class by `order_label`, the strongest class wins; no new values appear."""
+    """Label (z, y, x), integers from 0 on, to `shape`: per class by `order_label`, the strongest class wins; no new values appear.
+
+    Of equally strong classes the background wins, then the lowest value. Each class is interpolated within its own box, slab by slab.
+    """
     if tuple(shape) == label.shape:
         return label
-    label = nearest(label, shape, separate) if separate is not None else label
     if resampling.order_label == 0:
         return nearest(label, shape, None)
-    best = np.full(tuple(shape), -1.0, np.float32)
+    matrices = _matrices(label.shape, shape, separate, 1)
+    boxes = {value: box for value, box in enumerate(find_objects(label), start=1) if box is not None}
     out = np.zeros(tuple(shape), label.dtype)
-    for value in np.unique(label):
-        score = _linear((label == value).astype(np.float32), shape)
-        stronger = score > best
-        out[stronger], best[stronger] = value, score[stronger]
+    for start in range(0, len(out), SLAB):
+        slab = slice(start, min(start + SLAB, len(out)))
+        _label_slab(label, boxes, [matrices[0][slab], *matrices[1:]], out[slab])
     return out
+
+
+def _label_slab(label: np.ndarray, boxes: Mapping[int, tuple[slice, ...]], matrices: Sequence[csr_array], out: np.ndarray) -> None:
+    """Fills `out`, some planes of the new grid. The background's score is what the classes leave of 1."""
+    best, background = np.zeros(out.shape, np.float32), np.ones(out.shape, np.float32)
+    for value, box in boxes.items():
+        where = tuple(reached(m, span) for m, span in zip(matrices, box, strict=True))
+        if any(w.start == w.stop for w in where):
+            continue
+        along, rows, columns = (m[w][:, span] for m, w, span in zip(matrices, where, box, strict=True))
+        used = np.unique(along.indices)
+        planes = (label[box[0]][z][box[1:]] == value for z in used)
+        score = along_first(along[:, used], np.stack([in_plane(p.astype(np.float32), rows, columns) for p in planes]))
+        background[where] -= score
+        stronger = score > best[where]
+        out[where][stronger], best[where][stronger] = value, score[stronger]
+    out[background >= best] = 0
 
 
 def resample_score(score: np.ndarray, shape: Sequence[int], separate: int | None) -> np.ndarray:
     """One head's scores (z, y, x) float32 to `shape`, linear; nearest along axis `separate`."""
-    if tuple(shape) == score.shape:
-        return score
-    return _linear(nearest(score, shape, separate) if separate is not None else score, shape)
+    return resample_image(score[None], shape, separate, Resampling(order_image=1))[0]
 
 
 def nearest(array: np.ndarray, shape: Sequence[int], axis: int | None) -> np.ndarray:
     """Nearest old voxel along `axis` alone, or along all three for None."""
     for a in range(array.ndim) if axis is None else (axis,):
-        old, new = array.shape[a], shape[a]
-        if old != new:
-            array = array.take(np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1), axis=a)
+        if array.shape[a] != shape[a]:
+            array = array.take(nearest_index(array.shape[a], shape[a]), axis=a)
     return array
-
-
-def _each(image: np.ndarray, shape: Sequence[int], separate: int | None, order: int) -> np.ndarray:
-    if tuple(shape) == image.shape[1:]:
-        return image
-    out = np.empty((len(image), *shape), np.float32)
-    for c, channel in enumerate(image):
-        if separate is None:
-            out[c] = _spline(channel, shape, order)
-            continue
-        # slice by slice within the plane, then nearest along the coarse axis
-        channel = np.moveaxis(channel, separate, 0)
-        plane = [n for a, n in enumerate(shape) if a != separate]
-        moved = channel if list(channel.shape[1:]) == plane else np.stack([_spline(s, plane, order) for s in channel])
-        out[c] = nearest(np.moveaxis(moved, 0, separate), shape, separate)
-    return out
-
-
-def _spline(array: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
-    """scipy's zoom on the grid convention of this module; axes that keep their size are left alone."""
-    factors = [n / o for n, o in zip(shape, array.shape, strict=True)]
-    return zoom(array, factors, output=np.float32, order=order, mode="nearest", grid_mode=True)
-
-
-def _linear(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Linear interpolation axis by axis, growing axes last: exact for the tensor-product rule, and cheap."""
-    for a in sorted(range(array.ndim), key=lambda a: shape[a] / array.shape[a]):
-        array = _linear_axis(array, shape[a], a)
-    return array
-
-
-def _linear_axis(array: np.ndarray, new: int, axis: int) -> np.ndarray:
-    old = array.shape[axis]
-    if old == new:
-        return array
-    position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    low = np.minimum(position.astype(np.int64), max(old - 2, 0))
-    share = (position - low).astype(np.float32).reshape(-1, *([1] * (array.ndim - 1 - axis)))
-    first, second = array.take(low, axis=axis), array.take(np.minimum(low + 1, old - 1), axis=axis)
-    second -= first
-    second *= share
-    first += second
-    return first

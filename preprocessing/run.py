@@ -7,22 +7,20 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ldseg_auto.data.dataset import Case, Description, RawDataset
+from ldseg_auto.data.image_io import Image
 from ldseg_auto.data.training_case import load_training_case
 from ldseg_auto.errors import InputError
-from ldseg_auto.files import hash_json
 from ldseg_auto.parallel import Outcome, run_all
-from ldseg_auto.planners.plans import Configuration, Plans
-from ldseg_auto.planners.serialise import to_dict
+from ldseg_auto.planners.plans import Plans
 from ldseg_auto.preprocessing.case import class_locations, preprocess_array, preprocess_labels
+from ldseg_auto.preprocessing.settings import settings_hash
 from ldseg_auto.preprocessing.store import load_properties, save_case, save_reference
 from ldseg_auto.progress import Progress, silent
 
-FORMAT = 1  # of the stored cases; raise it when their meaning changes
 REFERENCES = "gt_segmentations"
 
 
@@ -43,26 +41,13 @@ class Job:
         return self.case.identifier
 
 
-def settings_hash(plans: Plans, configuration: Configuration, description: Description) -> str:
-    """Names everything beside the input that decides the preprocessed voxels."""
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "transpose": list(plans.transpose_forward),
-        "spacing": list(configuration.spacing),
-        "normalisation": list(configuration.normalisation),
-        "use_mask": list(configuration.use_mask_for_norm),
-        "resampling": to_dict(configuration.resampling),
-        "intensities": to_dict(plans.foreground_intensities) if "ct" in configuration.normalisation else None,
-        "labels": [*description.labels.values, description.labels.ignore_value],
-    }
-    return hash_json(content)
-
-
 def folders_of(plans: Plans, configurations: Sequence[str]) -> dict[str, str]:
-    """Folder -> the first of the configurations that uses it."""
+    """Folder -> the first configuration of the plans that uses it (as settings_hash), for the folders of these configurations."""
+    wanted = {plans.configuration(name).data_identifier for name in configurations}
     out: dict[str, str] = {}
-    for name in configurations:
-        out.setdefault(plans.configuration(name).data_identifier, name)
+    for name, configuration in plans.configurations.items():
+        if configuration.data_identifier in wanted:
+            out.setdefault(configuration.data_identifier, name)
     return out
 
 
@@ -101,15 +86,21 @@ def preprocess_case(job: Job) -> int:
     if not todo and (reference / f"{job.identifier}.json").exists():
         return 0
     image, labels = load_training_case(job.case, job.description)
-    stacked = np.stack(labels)
+    stacked = labels[0][None] if len(labels) == 1 else np.stack(labels)  # a view saves a copy of the volume
     save_reference(reference, job.identifier, stacked, image.spacing)
     for folder in todo:
-        data, properties = preprocess_array(image.array, image.spacing, job.plans, wanted[folder])
-        indices = preprocess_labels(stacked, properties, job.plans, wanted[folder])
-        locations = class_locations(indices, job.description.labels, job.identifier)
-        known = replace(properties, input_hash=job.input_hash, settings_hash=hashes[folder], class_locations=locations)
-        save_case(job.target / folder, job.identifier, data, indices, known)
+        _preprocess_folder(job, folder, hashes[folder], image, stacked)
     return len(todo)
+
+
+def _preprocess_folder(job: Job, folder: str, settings: str, image: Image, labels: np.ndarray) -> None:
+    """One folder's version of a case; what it needed is given back when it is written."""
+    configuration = job.plans.configuration(job.folders[folder])
+    data, properties = preprocess_array(image.array, image.spacing, job.plans, configuration)
+    indices = preprocess_labels(labels, properties, job.plans, configuration)
+    locations = class_locations(indices, job.description.labels, job.identifier)
+    known = replace(properties, input_hash=job.input_hash, settings_hash=settings, class_locations=locations)
+    save_case(job.target / folder, job.identifier, data, indices, known)
 
 
 def is_finished(folder: Path, identifier: str, input_hash: str, settings: str) -> bool:

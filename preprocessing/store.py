@@ -18,8 +18,12 @@ from ldseg_auto.errors import InputError
 from ldseg_auto.files import atomic_path, read_json, write_json
 from ldseg_auto.planners.serialise import from_dict, to_dict
 
-CPARAMS = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+# On noisy intensities a tenth of the seconds of LZ4HC level 5 (nnU-Net's choice), 5 % smaller files, and as fast to read.
+CPARAMS = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 DPARAMS = {"nthreads": 1}  # it is written into the file, which would otherwise depend on the machine
+# From here on asarray copies chunk by chunk in Python, and looks each time at every file that the process wrote before (blosc2 4.14);
+# assigning looks once, which for small arrays would be once too often.
+LARGE = 2**24  # bytes
 MAX_CHUNK = 2**18  # voxels of a chunk: what a patch reads at least
 
 
@@ -121,10 +125,21 @@ def load_reference(folder: Path, identifier: str) -> tuple[np.ndarray, tuple[flo
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a Blosc2 array, atomically."""
+    """Writes a Blosc2 array, atomically.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
     with atomic_path(path) as temporary:
         temporary.unlink()
-        blosc2.asarray(array, urlpath=str(temporary), mode="w", chunks=_chunks(array.shape), cparams=CPARAMS, dparams=DPARAMS)
+        where = {"urlpath": str(temporary), "mode": "w", "chunks": _chunks(array.shape), "cparams": CPARAMS, "dparams": DPARAMS}
+        try:
+            if array.nbytes < LARGE:
+                blosc2.asarray(array, **where)
+            else:
+                blosc2.empty(array.shape, array.dtype, **where)[...] = np.ascontiguousarray(array)
+        except RuntimeError as cause:
+            raise OSError(f"{path} could not be written ({cause}); is there space left on the device?") from cause
 
 
 def open_array(path: Path) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"ldseg_plan_and_preprocess", "ldseg_train", "ldseg_predict", "ldseg_evaluate", "ldseg_make_demo"}
+COMMANDS = {f"ldseg_{name}" for name in ("plan", "plan_and_preprocess", "train", "predict", "ensemble", "evaluate", "make_demo")}
 TREE = ("setup.py", "pyproject.toml", "LICENSE", "README.md", "ldseg_auto", "planners", "preprocessing")
 IMPORTS = """
 import ldseg_auto, ldseg_auto.planners.plans, ldseg_auto.preprocessing, importlib.util

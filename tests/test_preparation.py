@@ -16,6 +16,7 @@ import pytest
 from ldseg_auto.data.dataset import open_dataset
 from ldseg_auto.data.image_io import write_image
 from ldseg_auto.errors import DatasetError, InputError, PlansError
+from ldseg_auto.planners.choices import Choices
 from ldseg_auto.planners.extract import hash_case
 from ldseg_auto.planners.fingerprint import Fingerprint
 from ldseg_auto.preparation import FINGERPRINT, SPLITS, Options, Prepared, plan_and_preprocess
@@ -114,7 +115,7 @@ def test_voxels_beside_their_header_and_a_sidecar_count_as_the_case(make_dataset
 def test_another_memory_target_keeps_the_fingerprint_and_the_cases(root):
     first = prepare(root)
     before = Fingerprint.load(first.folder / FINGERPRINT)
-    second = prepare(root, replace(ONE, gpu_memory=40.0))
+    second = prepare(root, replace(ONE, choices=Choices(gpu_memory=40.0)))
     assert replace(Fingerprint.load(second.folder / FINGERPRINT), latent={}) == replace(before, latent={})
     assert (second.written, second.kept) == (0, 5)
 
@@ -122,7 +123,7 @@ def test_another_memory_target_keeps_the_fingerprint_and_the_cases(root):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"version": 99}, r"version = 99 is not possible.*Delete the file, or measure the dataset again with --clean"),
+        ({"version": 99}, r"version = 99 is not possible.*Delete the file .* or use ldseg_plan_and_preprocess --clean"),
         ({"cases": []}, r"cases = .* is not possible: expected at least one"),
         ({"colour": 1}, "unknown key 'colour'"),
     ],
@@ -209,7 +210,9 @@ def test_plans_that_differ_are_kept_under_another_name(root):
     for number in (1, 2):
         edit(path, plans_name=f"mine{number}")
         mine = path.read_bytes()
-        prepare(root)
+        assert prepare(root).plans.plans_name == f"mine{number}"  # used as they are
+        assert path.read_bytes() == mine
+        prepare(root, replace(ONE, choices=Choices()))
         assert (done.folder / f"ldsegPlans.previous_{number}.json").read_bytes() == mine
         assert json.loads(path.read_text()) == done.plans.to_dict()
 
@@ -218,13 +221,14 @@ def test_a_full_disk_leaves_the_plans_that_were_there(root, monkeypatch):
     done = prepare(root)
     edit(done.folder / "ldsegPlans.json", plans_name="mine")
     before = tree(done.folder)
+    new = replace(ONE, choices=Choices())
 
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        prepare(root)
+        prepare(root, new)
     assert tree(done.folder) == before
 
 

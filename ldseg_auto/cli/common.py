@@ -120,6 +120,14 @@ def natural_int(text: str) -> int:
     return int(text)
 
 
+def part(text: str) -> tuple[int, int]:
+    """k/n, the k-th of n parts; an argparse type."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a part k/n with k from 1 to n; write for instance 1/4")
+    return int(match[1]), int(match[2])
+
+
 def positive_float(text: str) -> float:
     """A finite number above zero; an argparse type."""
     try:
@@ -128,6 +136,17 @@ def positive_float(text: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above zero")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1; an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
     return value
 
 

@@ -6,16 +6,19 @@ import argparse
 import os
 import sys
 
-from ldseg_auto.cli import common
+from ldseg_auto.cli import common, planning_flags
 
+SHOWN = 8  # cases that stand out, in the terminal; the report has all
 EPILOG = """examples:
   ldseg_plan_and_preprocess -d 4                     dataset 4, all configurations
   ldseg_plan_and_preprocess -d 4 18 -c 2d --verify   two datasets, 2d only, every file checked first
   ldseg_plan_and_preprocess -d 4 --gpu-memory 24     larger patches and batches for a larger graphics card
   ldseg_plan_and_preprocess -d 18 --target-spacing 2 2   half the resolution: four times fewer pixels
+  ldseg_plan_and_preprocess -d 4 -p large            with the plans that ldseg_plan -p large has made
   ldseg_plan_and_preprocess -d 18 --groups '^(\\d+)_'  cases 003_HC and 003_2HC are one patient: folds keep them together
 
 What is up to date is kept: after an interruption, or when cases were added, run the same command again.
+Plans that are there are used as they are, edited or made by ldseg_plan; --gpu-memory, --target-spacing or --set make them anew.
 exit code: 0 done, 1 failed (cases that failed are named), 2 bad input, 130 interrupted"""
 
 
@@ -29,18 +32,15 @@ def build() -> argparse.ArgumentParser:
     )
     number = "one or more, for instance 4 for Dataset004_Hippocampus"
     parser.add_argument("-d", "--datasets", type=common.dataset_id, nargs="+", required=True, metavar="ID", help=number)
-    which = "configurations to preprocess: 2d, 3d_fullres, 3d_lowres (default: all that the dataset allows)"
+    which = "configurations to preprocess: 2d, 3d_fullres, 3d_lowres or your own (default: all of the plans)"
     parser.add_argument("-c", "--configurations", nargs="+", default=[], metavar="NAME", help=which)
     workers = min(8, os.cpu_count() or 1)
     parser.add_argument("-np", "--workers", type=common.positive_int, default=workers, metavar="N", help=f"processes (default: {workers})")
     parser.add_argument("--verify", action="store_true", help="read and check every file first, and name all problems at once")
     parser.add_argument("--clean", action="store_true", help="measure and preprocess again, even what is up to date")
-    memory = "memory of the graphics card to plan for, in GiB (default: 8)"
-    parser.add_argument("--gpu-memory", type=common.positive_float, default=8.0, metavar="GB", help=memory)
-    spacing = "voxel size to resample to, in place of the planner's: z y x, or y x to leave z alone (PNG and the like: in pixels)"
-    parser.add_argument("--target-spacing", type=common.positive_float, nargs="+", default=[], metavar="MM", help=spacing)
     groups = "regular expression on the case name; cases that share its first group (a patient) are never split between folds"
     parser.add_argument("--groups", metavar="REGEX", help=f"{groups} (default: the key groups of dataset.json)")
+    planning_flags.add(parser)
     common.add_roots(parser, "raw", "preprocessed")
     return parser
 
@@ -50,9 +50,9 @@ def work(args: argparse.Namespace) -> int:
     from ldseg_auto.planners.planner import describe
     from ldseg_auto.preparation import Options, plan_and_preprocess
 
-    options = Options(
-        tuple(args.configurations), args.workers, args.verify, args.clean, args.gpu_memory, tuple(args.target_spacing), args.groups
-    )
+    choices = planning_flags.choices(args) if planning_flags.given(args) else None
+    name = args.plans_name or planning_flags.DEFAULT_NAME
+    options = Options(tuple(args.configurations), args.workers, args.verify, args.clean, name, choices, args.groups)
     failed = False
     for number in args.datasets:  # before hours of work on the first of them
         common.find_folder(args, "raw", number)
@@ -60,6 +60,8 @@ def work(args: argparse.Namespace) -> int:
         done = plan_and_preprocess(common.root(args, "raw"), common.root(args, "preprocessed"), number, options, common.progress_bar(args))
         common.say(args, describe(done.plans))
         common.say(args, f"\n{done.folder}: {done.written} cases preprocessed, {done.kept} were up to date.")
+        common.say(args, "\n".join(done.report.findings.summary(SHOWN)))
+        common.say(args, f"Report on the dataset and its plan, for a browser: {done.report.path}")
         for identifier, cause in done.failures.items():
             common.complain(f"case {identifier} failed: {cause}")
         failed = failed or bool(done.failures)

@@ -29,8 +29,9 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("dataset", type=common.dataset_id, metavar="DATASET", help="its number, such as 4 for Dataset004_Hippocampus")
     folds = "0 to 4: validate on this fifth of the cases, train on the others; all: train on all cases"
     parser.add_argument("fold", type=common.fold, metavar="FOLD", help=folds)
-    parser.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres or 3d_lowres (default: the plans' choice)")
-    parser.add_argument("--plans-name", default="ldsegPlans", metavar="NAME", help="plans file to use, without .json (default: ldsegPlans)")
+    parser.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres, 3d_lowres or your own (default: the plans' choice)")
+    plans = "plans to train with, by their file's name without .json (default: ldsegPlans)"
+    parser.add_argument("-p", "--plans-name", default="ldsegPlans", metavar="NAME", help=plans)
     length = parser.add_argument_group("length of training", "Default: the number of epochs in the plans.")
     exclusive = length.add_mutually_exclusive_group()
     exclusive.add_argument("--epochs", type=common.positive_int, metavar="N", help="train for N epochs")

@@ -82,9 +82,7 @@ def make_case(rng: np.random.Generator, lesion: bool) -> tuple[np.ndarray, np.nd
     return _scan(rng, body, label, spacing), label, spacing  # type: ignore[return-value]
 
 
-def _blob(
-    rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], centre: np.ndarray, radii: np.ndarray
-) -> np.ndarray:
+def _blob(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """A smoothly dented ellipsoid, binary `(z, y, x)`; `centre` (from the volume's) and `radii` in mm."""
     distance = np.zeros(shape)
     for axis in range(3):

@@ -52,6 +52,21 @@ def read(path: Path) -> tuple[np.ndarray, Geometry]:
     return array.reshape((-1, *array.shape[-2:])), _geometry(image, path, header)
 
 
+def from_image(image: sitk.Image, name: str) -> tuple[np.ndarray, Geometry]:
+    """Pixels `(c, z, y, x)` of an image in memory on its own grid, in its dtype, one channel per component; and that grid.
+
+    Raises:
+        DatasetError: empty, not 2D or 3D, complex, or an impossible geometry; the message calls it `name`.
+    """
+    if image.GetDimension() not in (2, 3) or 0 in image.GetSize() or image.GetPixelIDTypeAsString().startswith("complex"):
+        kind = f"{image.GetDimension()}D, of size {image.GetSize()} and type {image.GetPixelIDTypeAsString()}"
+        raise DatasetError(f"image {name} is {kind}; expected 2D or 3D with real numbers.")
+    array = sitk.GetArrayFromImage(image)
+    several = image.GetNumberOfComponentsPerPixel() > 1
+    array = np.moveaxis(array, -1, 0) if several else array[None]
+    return array.reshape((len(array), -1, *array.shape[-2:])), _geometry(image, Path(name), None)
+
+
 def write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Writes `(z, y, x)` on the file's own grid, atomically, the same content as the same bytes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +67,14 @@ class LDSeg(nn.Module):
         self.schedule, self.sampler = configuration.sampling.schedule, configuration.sampling.sampler
         self.centre = configuration.centre
         self.factor, self.channels, self.latent_stage, self.heads = latent.factor, latent.channels, stage, heads
-        pyramid = self.parts.denoiser == "unet"
-        self.image_encoder = ImageEncoder(configuration.channels, network, len(network.strides) if pyramid else stage + 1)
+        pyramid, levels = self.parts.denoiser == "unet", configuration.denoiser_stages
+        self.image_encoder = ImageEncoder(configuration.channels, network, min(levels.stop, len(network.strides)) if pyramid else stage + 1)
         self.label_encoder = LabelEncoder(1 if self.parts.label_input == "integer" else heads, latent.channels, network, stage)
         self.standardise = PerSample() if self.parts.standardisation == "sample" else Running(latent.channels)
         self.decoder = LabelDecoder(latent.channels, heads, network, stage, skips=self.parts.skips)
         if pyramid:
-            widths = network.features_per_stage[stage:]
-            self.denoiser = Denoiser(latent.channels, widths, widths, network.strides[stage:], attention=False)
+            widths = network.features_per_stage[levels]
+            self.denoiser = Denoiser(latent.channels, widths, widths, network.strides[levels], configuration.attention)
         else:
             self.embedding = _one(self.dimensions, network.features_per_stage[stage])
             strides = ((1,) * self.dimensions, (2,) * self.dimensions)
@@ -149,6 +149,10 @@ class LDSeg(nn.Module):
     def decode(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         """Logits `(b, heads, *spatial)`; without a condition the image is switched off."""
         return self.decoder(z, condition.decoder if condition else ())
+
+    def decode_in_parts(self, z: torch.Tensor, condition: Condition, heads: int) -> Iterator[torch.Tensor]:
+        """As `decode`, `heads` of the heads at a time, up to rounding."""
+        return self.decoder.in_parts(z, condition.decoder, heads)
 
     def predict(
         self, image: torch.Tensor, noise: torch.Tensor, steps: int, fresh: Callable[[int], torch.Tensor] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -149,10 +149,23 @@ class LabelDecoder(nn.Module):
 
     def forward(self, z: torch.Tensor, condition: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """`z` `(b, k, *latent_spatial)`; without `condition` the image is switched off."""
+        return self.head(self.features(z, condition)) + self.linear(z)
+
+    def in_parts(self, z: torch.Tensor, condition: Sequence[torch.Tensor], heads: int) -> Iterator[torch.Tensor]:
+        """The same, `heads` of the heads at a time, up to rounding: the logits of many classes are larger than all features."""
+        h = self.features(z, condition)
+        plain, transposed = (F.conv2d, F.conv_transpose2d) if h.ndim == 4 else (F.conv3d, F.conv_transpose3d)
+        for i in range(0, self.head.out_channels, heads):
+            part = slice(i, i + heads)
+            logits = plain(h, self.head.weight[part], self.head.bias[part])
+            yield logits.add_(transposed(z, self.linear.weight[:, part], stride=self.linear.stride))
+
+    def features(self, z: torch.Tensor, condition: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The finest features `(b, c, *spatial)`, which the heads read."""
         h = self.entry(z)
         h = h + condition[0] if condition else h
         h = self.start_norm(h + self.start(h))
         for i, (up, below, norm) in enumerate(zip(self.up, self.below, self.norm, strict=True)):
             h = below(up(h))
             h = norm(h + condition[i + 1] if condition else h)
-        return self.head(h) + self.linear(z)
+        return h

@@ -44,11 +44,15 @@ def source_size(patch: Sequence[int]) -> tuple[int, ...]:
     return (*patch[: len(patch) - len(flat)], *grown)
 
 
-def build(patch: Sequence[int]) -> Transform:
-    """Callable on `data` (b, c, *source) and `seg` (b, 1, *source) float32; returns both at `patch`."""
+def build(patch: Sequence[int], mirror_axes: Sequence[int] | None = None) -> Transform:
+    """Callable on `data` (b, c, *source) and `seg` (b, 1, *source) float32; returns both at `patch`.
+
+    Args:
+        mirror_axes: of the patch, each mirrored half of the time; None takes all.
+    """
     from batchgenerators.transforms.abstract_transforms import Compose
 
-    return Compose([*_spatial(tuple(patch)), *_intensity(), *_mirror(len(patch))])
+    return Compose([*_spatial(tuple(patch)), *_intensity(), *_mirror(range(len(patch)) if mirror_axes is None else mirror_axes)])
 
 
 def _spatial(patch: tuple[int, ...]) -> list[Transform]:
@@ -98,10 +102,10 @@ def _intensity() -> list[Transform]:
     ]
 
 
-def _mirror(dimensions: int) -> list[Transform]:
+def _mirror(axes: Sequence[int]) -> list[Transform]:
     from batchgenerators.transforms.spatial_transforms import MirrorTransform
 
-    return [MirrorTransform(axes=tuple(range(dimensions)))]
+    return [MirrorTransform(axes=tuple(axes))] if axes else []
 
 
 def seeded(transform: Transform, seed: int, data: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

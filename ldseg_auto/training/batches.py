@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch.utils.data import DataLoader, Dataset
 
 from ldseg_auto.errors import InputError, LdsegError
@@ -33,7 +34,7 @@ class Batches(Dataset):
         self.seed, self.length, self.rater = seed, length, rater
         self.patch = configuration.patch_size
         self.source = augmentation.source_size(self.patch) if augment else self.patch
-        self.transform = augmentation.build(self.patch) if augment else None
+        self.transform = augmentation.build(self.patch, configuration.mirror_axes) if augment else None
         share = configuration.training.oversample_foreground
         self.forced = max(1, round(share * configuration.batch_size)) if share > 0 else 0
         self.cases: dict[str, StoredCase] = {}
@@ -84,14 +85,8 @@ class Batches(Dataset):
 
 def read_box(array: Any, start: Sequence[int], size: Sequence[int], channels: slice = slice(None)) -> np.ndarray:
     """`array[channels, start ... start + size]` of a `(c, z, y, x)` array, zero where the box leaves it."""
-    low = [max(0, a) for a in start]
-    high = [min(n, a + s) for a, s, n in zip(start, size, array.shape[1:], strict=True)]
-    out = np.zeros((len(range(*channels.indices(array.shape[0]))), *size), dtype=array.dtype)
-    if all(h > lo for lo, h in zip(low, high, strict=True)):
-        inner = (channels, *(slice(lo, h) for lo, h in zip(low, high, strict=True)))
-        target = (slice(None), *(slice(lo - a, h - a) for lo, h, a in zip(low, high, start, strict=True)))
-        out[target] = array[inner]
-    return out
+    first, last, _ = channels.indices(array.shape[0])
+    return np.asarray(crop_and_pad_nd(array, [[first, last], *([a, a + s] for a, s in zip(start, size, strict=True))]))
 
 
 def stream(batches: Batches, first: int, workers: int, pin: bool) -> Generator[Batch, None, None]:

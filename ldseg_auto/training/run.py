@@ -7,9 +7,11 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,21 +20,25 @@ import ldseg_auto
 from ldseg_auto.data.dataset import Description
 from ldseg_auto.data.splits import fold_cases
 from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.evaluation.predicted_dice import FEWEST, PredictedDice, fit_file
+from ldseg_auto.evaluation.predicted_dice import NAME as PREDICTED_DICE
 from ldseg_auto.evaluation.report import without_nan
 from ldseg_auto.files import read_json, write_json, write_text
 from ldseg_auto.inference.device import choose_device, training_precision
 from ldseg_auto.planners.overrides import override
 from ldseg_auto.planners.plans import Configuration, Plans
+from ldseg_auto.preprocessing.settings import settings_hash
 from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training.batches import Batches
 from ldseg_auto.training.loop import Limits, Trainer
 from ldseg_auto.training.patches import Patches, distance_curve, reconstruction_dice, step_curve
-from ldseg_auto.training.validation import validate_cases
+from ldseg_auto.training.validation import pairs_of, validate_cases
 
 logger = logging.getLogger(__name__)
+FEW_SAMPLES, FEW_CASES = 4, 40  # of the validation cases, to learn what the agreement of samples says of Dice
 EPOCHS_IN_SHORT_RUN = 20  # --iterations is cut into at least so many epochs
 PREPROCESSED = ("data_identifier", "spacing", "normalisation", "use_mask_for_norm", "resampling")  # decided before training
-RECORDS = ("median_shape", "raters", "memory_gib", "reasons")  # of planning; training does not read them
+RECORDS = ("median_shape", "prediction_memory_gib", "raters", "memory_gib", "reasons")  # of planning; training does not read them
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plan
     plans = Plans.load(path)
     name = configuration or plans.default_configuration
     planned = plans.configuration(name)
-    changed = override(planned, settings)
+    changed = override(planned, settings, name)
     changed = replace(changed, method=changed.method.fixed(changed.network.variant, changed.raters))
     if any(getattr(changed, key) != getattr(planned, key) for key in RECORDS) or changed.latent.ceiling != planned.latent.ceiling:
         names = f"{', '.join(RECORDS)} or latent.ceiling"
@@ -147,14 +153,30 @@ def prepare(preprocessed: Path, fold: int | str, configuration: str | None, plan
     plans = replace(plans, configurations={**plans.configurations, name: changed}, default_configuration=name)
     split = fold_cases(_read_splits(preprocessed / "splits_final.json"), fold)
     train, validation = split["train"], split["val"]
-    missing = [c for c in (*train, *validation) if not (preprocessed / changed.data_identifier / f"{c}.json").exists()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} cases of fold {fold} are not preprocessed for {name} (first: {missing[0]}). "
-            f"Run ldseg_plan_and_preprocess -c {name}."
-        )
     description = Description.from_dict(read_json(preprocessed / "dataset.json"), str(preprocessed / "dataset.json"))
+    advice = f"Run ldseg_plan_and_preprocess -c {name}" + ("." if plans_name == "ldsegPlans" else f" -p {plans_name}.")
+    _check_data(preprocessed, plans, path, advice)
+    settings_of_cases = settings_hash(plans, changed, description)
+    missing = [c for c in (*train, *validation) if not _is_preprocessed(preprocessed / changed.data_identifier, c, settings_of_cases)]
+    if missing:
+        raise InputError(f"{len(missing)} cases of fold {fold} are not preprocessed for {name} (first: {missing[0]}). {advice}")
     return Prepared(preprocessed, plans, name, description, list(train), list(validation))
+
+
+def _check_data(preprocessed: Path, plans: Plans, path: Path, advice: str) -> None:
+    """Raises InputError where the plans are of other data than the preprocessed folder's."""
+    fingerprint = preprocessed / "dataset_fingerprint.json"
+    there = read_json(fingerprint).get("data_hash") if fingerprint.exists() else None
+    if there not in (None, plans.fingerprint_hash):
+        what = f"{path} is of other data (fingerprint {plans.fingerprint_hash[:12]}) than {fingerprint} ({str(there)[:12]})"
+        raise InputError(f"{what}. {advice}")
+
+
+def _is_preprocessed(folder: Path, identifier: str, settings: str) -> bool:
+    """Whether the case is finished, and was made with these settings (a case that does not say is taken as it is)."""
+    if not (folder / f"{identifier}.json").exists():
+        return False
+    return read_json(folder / f"{identifier}.json").get("settings_hash") in (None, "", settings)
 
 
 def _read_splits(path: Path) -> object:
@@ -167,8 +189,13 @@ def _read_splits(path: Path) -> object:
 
 
 def _with_lengths(settings: Sequence[str], epochs: int | None, iterations: int | None) -> list[str]:
-    """--epochs and --iterations as settings, so that the saved plans hold them."""
+    """--epochs and --iterations as settings, so that the saved plans hold them; raises InputError where a setting says otherwise."""
     out = list(settings)
+    flag = f"--epochs {epochs}" if iterations is None else f"--iterations {iterations}"
+    own = ("epochs",) if iterations is None else ("epochs", "iterations_per_epoch")
+    for setting in out if epochs is not None or iterations is not None else ():
+        if setting.partition("=")[0].strip().endswith(tuple(f"training.{name}" for name in own)):
+            raise InputError(f"{flag} and --set {setting} both set the length of training: give one of them.")
     if iterations is not None:
         per_epoch = min(250, max(1, math.ceil(iterations / EPOCHS_IN_SHORT_RUN)))
         out += [f"training.iterations_per_epoch={per_epoch}", f"training.epochs={math.ceil(iterations / per_epoch)}"]
@@ -260,18 +287,58 @@ def _measure_method(prepared: Prepared, trainer: Trainer, patches: Patches) -> i
         rebuilt = {} if direct else reconstruction_dice(model, patches, labels, device)
     write_json(trainer.folder / "steps.json", curve)
     if rebuilt:
-        write_json(trainer.folder / "latent.json", without_nan({"reconstruction": rebuilt, "ceiling": configuration.latent.ceiling}))
-        shown = ", ".join(f"{name} {dice:.4f}" for name, dice in rebuilt.items())
-        logger.info("label autoencoder with the image switched off, Dice: %s (planned ceiling %.3f)", shown, configuration.latent.ceiling)
+        planned_dice, worst = planned_ceilings(prepared), configuration.latent.ceiling
+        content = {"reconstruction": rebuilt, "ceilings": planned_dice, "ceiling": worst}
+        write_json(trainer.folder / "latent.json", without_nan(content))
+        shown = ", ".join(f"{name} {dice:.4f} ({planned_dice.get(name, math.nan):.4f})" for name, dice in rebuilt.items())
+        logger.info("label autoencoder with the image switched off, Dice (planned ceiling): %s; worst class planned %.3f", shown, worst)
     return int(curve["chosen"])
 
 
+def planned_ceilings(prepared: Prepared) -> dict[str, float]:
+    """Class -> reconstruction Dice that the planner measured for the latent that is trained; empty where it did not.
+
+    It is looked up in the fingerprint by the configuration (or the one that it inherits from) and its spacing: the patch has no part in it.
+    """
+    configuration, path = prepared.configuration, prepared.folder / "dataset_fingerprint.json"
+    names, latent = (prepared.name, configuration.inherits_from), configuration.latent
+    spacing = " x ".join(f"{s:.6g}" for s in configuration.spacing)
+    grids = read_json(path).get("latent", {}) if path.exists() else {}
+    like = [grids[key] for key in sorted(grids) if any(key.startswith(f"{name}: {spacing} mm,") for name in names)]
+    measured = [c["ceilings"] for candidates in like for c in candidates if tuple(c["factor"]) == latent.factor]
+    return next((curve[str(latent.channels)] for curve in measured if str(latent.channels) in curve), {})
+
+
 def _final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress: Progress) -> None:
-    """validation/summary.json from whole cases with the EMA weights."""
-    labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
-    cases = prepared.validation
-    summary = validate_cases(
-        trainer.ema.model, cases, prepared.folder, prepared.plans, configuration, labels, steps, device, trainer.seed, progress
-    )
+    """validation/summary.json and predicted_dice.json from whole cases with the EMA weights."""
+    predict = partial(
+        validate_cases, trainer.ema.model, folder=prepared.folder, plans=prepared.plans, configuration=prepared.configuration,
+        labels=prepared.description.labels, device=trainer.fabric.device, seed=trainer.seed, progress=progress,
+    )  # fmt: skip
+    summary = predict(identifiers=prepared.validation, steps=steps)
     write_json(trainer.folder / "validation" / "summary.json", without_nan(summary))
     logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
+    fits = fit_predicted_dice(prepared, trainer.folder, summary, predict)
+    fits.save(trainer.folder / PREDICTED_DICE)
+    logger.info("predicted Dice: %s", "; ".join(fit.sentence for fit in (fits.single, fits.several) if fit) or fits.note)
+
+
+def fit_predicted_dice(prepared: Prepared, folder: Path, summary: dict[str, Any], predict: Callable[..., dict[str, Any]]) -> PredictedDice:
+    """From the validation cases that training has not seen; for several samples some of them are predicted once more.
+
+    Args:
+        folder: of the fold, with steps.json.
+        summary: of the validation cases with one sample (validation.validate_cases).
+        predict: that function, but for `identifiers`, `steps` and `samples`.
+    """
+    unseen = sorted(set(prepared.validation) - set(prepared.train))
+    if not unseen:
+        return PredictedDice(None, None, "the validation cases were trained on: their Dice says nothing of other cases.")
+    single = [pair for pair in pairs_of(summary) if pair.case in unseen]
+    if prepared.configuration.network.variant == "direct":
+        return fit_file(single, None)
+    if len(single) < FEWEST:
+        return fit_file(single, single)
+    steps = read_json(folder / "steps.json").get("chosen_for_samples") or prepared.configuration.sampling.steps
+    chosen = unseen[:: -(-len(unseen) // FEW_CASES)]
+    return fit_file(single, pairs_of(predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)))

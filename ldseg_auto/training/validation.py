@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +12,63 @@ import torch
 
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.evaluate import evaluate_case
-from ldseg_auto.inference.window import SlidingWindow
+from ldseg_auto.evaluation.predicted_dice import Evidence, Pair
+from ldseg_auto.inference.export import Export, Maps
+from ldseg_auto.inference.noise import sample_numbers
+from ldseg_auto.inference.prediction import Wanted
+from ldseg_auto.inference.window import Draws, SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration, Plans
-from ldseg_auto.preprocessing.case import scores_to_indices
-from ldseg_auto.preprocessing.store import load_case, load_reference
+from ldseg_auto.preprocessing.store import Properties, load_case, load_reference
+from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
 
 
 def validate_cases(
     model: LDSeg, identifiers: Sequence[str], folder: Path, plans: Plans, configuration: Configuration, labels: LabelSpec,
-    steps: int, device: torch.device, seed: int, progress: Progress = silent,
+    steps: int, device: torch.device, seed: int, progress: Progress = silent, samples: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """Predicts whole cases on their own grid and compares with every rater.
+    """Predicts whole cases on their own grid, as the predictor does, and compares with every rater.
 
     Args:
         folder: preprocessed/DatasetXXX_Name.
+        samples: per case, averaged.
 
     Returns:
-        `{"mean": Dice or None, "per_class": {...}, "cases": {identifier: {rater: {class: metrics}}}}`.
+        `{"mean": Dice or None, "per_class": {...}, "cases": {identifier: {rater: {class: metrics}}}, "evidence": {identifier: what the
+        prediction says of itself}}`.
     """
     window = SlidingWindow(configuration, device, configuration.inference.tile_batch)
     cases: dict[str, Any] = {}
+    evidence: dict[str, Any] = {}
+    numbers = tuple(sample_numbers(configuration, steps, samples))
     for identifier in progress(identifiers, "validation", total=len(identifiers)):
         case = load_case(folder / configuration.data_identifier, identifier)
-        scores = window.probabilities([model], case.image[:], identifier, seed, steps, 1, labels.has_regions)
-        predicted = scores_to_indices(scores - 0.5 if labels.has_regions else scores, case.properties, plans, labels)
+        planes = window.planes([model], case.image[:], Draws(identifier, seed, steps, numbers, labels.has_regions))
+        maps = _export(planes, case.properties, plans, labels, samples)
         reference, spacing = load_reference(folder / "gt_segmentations", identifier)
-        cases[identifier] = {str(r): evaluate_case(reference[r], predicted, labels, spacing, surface=False) for r in range(len(reference))}
-    return {**_summary(cases, labels), "steps": steps, "cases": cases}
+        cases[identifier] = {
+            str(r): evaluate_case(reference[r], maps.indices, labels, spacing, surface=False) for r in range(len(reference))
+        }
+        evidence[identifier] = asdict(maps.score.evidence)
+    return {**_summary(cases, labels), "steps": steps, "evidence": evidence, "cases": cases}
+
+
+def _export(planes: Iterator[np.ndarray], properties: Properties, plans: Plans, labels: LabelSpec, samples: int) -> Maps:
+    """Label indices and score of the probabilities `(samples, heads, planes, y, x)`, some planes at a time."""
+    scores = (p - np.float32(0.5) for p in planes) if labels.has_regions else planes
+    sizes = properties.preprocessed_shape, properties.cropped_shape, properties.separate_axis
+    stream = ScoreStream(scores, (samples, labels.num_heads), *sizes)
+    return Export(labels, properties, plans.transpose_forward, samples, Wanted()).run([stream])
+
+
+def pairs_of(summary: dict[str, Any]) -> list[Pair]:
+    """What each case's prediction says of itself, with its Dice: mean over the classes that have one, and over raters.
+
+    Cases without any are left out: neither the prediction nor a rater has a class there.
+    """
+    found = {case: _rater_mean({case: raters}, None) for case, raters in summary["cases"].items()}
+    return [Pair(case, Evidence(**summary["evidence"][case]), dice) for case, dice in found.items() if dice is not None]
 
 
 def _summary(cases: dict[str, Any], labels: LabelSpec) -> dict[str, Any]:
@@ -57,8 +86,8 @@ def _summary(cases: dict[str, Any], labels: LabelSpec) -> dict[str, Any]:
     }
 
 
-def _rater_mean(cases: dict[str, Any], rater: str) -> float | None:
-    values = [
-        m["dice"] for case in cases.values() for m in case.get(rater, {}).values() if m["dice"] is not None and m["dice"] == m["dice"]
-    ]
+def _rater_mean(cases: dict[str, Any], rater: str | None) -> float | None:
+    """Mean Dice over cases and classes of one rater, or of all."""
+    tables = [table for case in cases.values() for r, table in case.items() if rater in (r, None)]
+    values = [m["dice"] for table in tables for m in table.values() if m["dice"] is not None and m["dice"] == m["dice"]]
     return float(np.mean(values)) if values else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from ldseg_auto.errors import InputError
 from ldseg_auto.planners.rules.memory import Demand
@@ -38,8 +38,9 @@ def choose_patch(
 ) -> PatchChoice:
     """Shrinks the ideal patch until two samples fit, then fills the memory with samples.
 
-    The axis to shrink is the one that is largest against the median shape; it loses one total stride at a time. A batch covers at
-    most 5% of the dataset's voxels, but has at least 2 samples.
+    The axis to shrink is the one that is largest against the median shape; it loses one total stride at a time. One that cannot shrink
+    any more leaves it to the next. A batch covers at most 5% of the dataset's voxels, but has at least 2 samples. Unlike nnU-Net, which
+    rounds the number that fits to the nearest, it never exceeds the target.
 
     Args:
         spacing, median_shape: per axis of the patch (two or three), mm and voxels.
@@ -54,12 +55,14 @@ def choose_patch(
     current = topology(spacing, wanted)
     first = current.patch_size
     while demand(current).gib(MIN_BATCH) > target_gib:
-        axis = max(range(len(spacing)), key=lambda i: (current.patch_size[i] / median_shape[i], i))
-        smaller = _shrunk(spacing, current, axis)
+        patch = current.patch_size
+        axes = sorted(range(len(spacing)), key=lambda i: (patch[i] / median_shape[i], i), reverse=True)
+        smaller = next((found for axis in axes if (found := _shrunk(spacing, current, axis))), None)
         if smaller is None:
+            least = ceil(100 * demand(current).gib(MIN_BATCH)) / 100  # rounded up, so that what is advised is enough
             raise InputError(
-                f"--gpu-memory {target_gib:g}: the smallest patch {current.patch_size} with {MIN_BATCH} samples needs "
-                f"{demand(current).gib(MIN_BATCH):.1f} GiB. Give at least that."
+                f"--gpu-memory {target_gib:g}: the smallest patch {current.patch_size} with {MIN_BATCH} samples needs {least:.2f} GiB. "
+                "Give at least that."
             )
         current = smaller
     need = demand(current)
@@ -71,8 +74,14 @@ def choose_patch(
     if current.patch_size != first:
         shrunk = f"shrunk from {_times(first)} to fit {target_gib:g} GiB"
     patch_reason = f"{shrunk}; median shape {_times([round(m) for m in median_shape])}, multiples of {_times(current.total_stride)}"
-    batch_reason = f"{fits} samples fit {target_gib:g} GiB, 5% of the dataset's voxels are {share}, at least {MIN_BATCH}"
-    return PatchChoice(current, batch, need, patch_reason, batch_reason)
+    return PatchChoice(current, batch, need, patch_reason, _batch_reason(fits, share, target_gib))
+
+
+def _batch_reason(fits: int, share: int, target_gib: float) -> str:
+    numbers = f"{fits} samples fit {target_gib:g} GiB, {DATASET_SHARE:.0%} of the dataset's voxels are {share}"
+    if min(fits, share) < MIN_BATCH:
+        return f"the least, {MIN_BATCH}: {numbers}"
+    return f"{'memory' if fits <= share else 'the dataset'} limits it: {numbers}"
 
 
 def _shrunk(spacing: Sequence[float], current: Topology, axis: int) -> Topology | None:
@@ -84,7 +93,7 @@ def _shrunk(spacing: Sequence[float], current: Topology, axis: int) -> Topology 
         return None
     patch[axis] -= topology(spacing, trial).total_stride[axis]
     smaller = topology(spacing, patch)
-    return smaller if prod(smaller.patch_size) < prod(current.patch_size) and len(smaller.strides) > 1 else None
+    return smaller if prod(smaller.patch_size) < prod(current.patch_size) else None
 
 
 def _times(numbers: Sequence[float]) -> str:

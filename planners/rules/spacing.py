@@ -11,6 +11,7 @@ from ldseg_auto.errors import InputError
 
 ANISOTROPY = 3.0  # an axis is coarse when its spacing is so many times the larger of the others
 COARSE_PERCENTILE = 10  # of that axis's spacings over the cases
+FINEST_ABOVE = 1e-5  # mm that a coarse axis stays above the others
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Grid:
 def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]], given: Sequence[float] = ()) -> Grid:
     """Median spacing per axis; a coarse axis with few slices takes the 10th percentile of its spacings instead.
 
-    Coarse: spacing > 3 x the larger of the other two, and 3 x its voxel count < the smaller of theirs. The percentile is never
-    finer than the other axes.
+    Coarse: spacing > 3 x the larger of the other two, and 3 x its voxel count < the smaller of theirs. Where the percentile would be
+    finer than the other axes, it is 1e-5 mm coarser than they are. The thickness of a single slice (median) is left at its median, because
+    it is no distance between slices. Shapes have at least one voxel per axis.
 
     Args:
         spacings: per case, mm, (z, y, x).
@@ -46,9 +48,8 @@ def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[i
     if sizes[worst] <= 1:
         reason += "; 2D, in-plane spacing"
     elif median[worst] > ANISOTROPY * median[others].max() and sizes[worst] * ANISOTROPY < sizes[others].min():
-        percentile = float(np.percentile(found[:, worst], COARSE_PERCENTILE))
-        floor = float(median[others].max()) + 1e-5
-        target[worst] = max(percentile, floor)
+        percentile, floor = float(np.percentile(found[:, worst], COARSE_PERCENTILE)), float(median[others].max())
+        target[worst] = percentile if percentile >= floor else floor + FINEST_ABOVE
         reason += f"; axis {'zyx'[worst]} is coarse ({median[worst]:.3g} mm, {sizes[worst]:.0f} slices): {COARSE_PERCENTILE}th percentile"
     if given:
         if len(given) not in (2, 3) or not all(0 < s < np.inf for s in given):
@@ -56,7 +57,7 @@ def target_grid(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[i
         target[3 - len(given) :] = given
         reason = "given by --target-spacing" + ("" if len(given) == 3 else f"; z: {reason}")
     resampled = np.asarray(shapes, dtype=float) * found / target
-    return Grid(_three(target), _three(np.median(np.round(resampled), axis=0)), reason)
+    return Grid(_three(target), _three(np.median(np.maximum(np.round(resampled), 1), axis=0)), reason)
 
 
 def transposition(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[tuple[int, int, int], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,11 +38,34 @@ def retained(variance: np.ndarray, steps: int) -> np.ndarray:
     return share / np.sqrt(variance)
 
 
-def sampling_steps(modes: Sequence[tuple[float, float]], first_draws: bool = False, target: float = TARGET_SHARE) -> tuple[int, str]:
+@dataclass(frozen=True)
+class StepPoint:
+    """One number of steps that was considered."""
+
+    steps: int
+    share: float  # of the latent's standard deviation that it retains, 0 to 1
+    chosen: bool
+
+
+def steps_curve(modes: Sequence[Sequence[float]], chosen: int = 0) -> list[StepPoint]:
+    """What 1, 2, ... 32 steps retain, averaged over modes by their share of variance; empty where the label code does not vary.
+
+    Args:
+        modes: pairs (variance of a mode, weight: the variance that modes like it hold in all): `fingerprint.latent[grid][i].modes["k"]`.
+        chosen: steps of the plan, marked; without them no point is.
+    """
+    if not modes or sum(w for _, w in modes) <= 0:
+        return []
+    variance, weight = np.array(modes, dtype=float).T
+    weight = weight / weight.sum()
+    return [StepPoint(s, float((retained(variance, s) * weight).sum()), s == chosen) for s in range(1, MAX_STEPS + 1)]
+
+
+def sampling_steps(modes: Sequence[Sequence[float]], first_draws: bool = False, target: float = TARGET_SHARE) -> tuple[int, str]:
     """The fewest steps, at most 32, that retain `target` of the deviation, averaged over modes by their share of variance.
 
     Args:
-        modes: pairs (variance of a mode, weight: the variance that modes like it hold in all).
+        modes: as in steps_curve.
         first_draws: the first step is trained to give a draw, not the mean (energy score): it retains all of the deviation.
 
     Returns:
@@ -49,15 +73,13 @@ def sampling_steps(modes: Sequence[tuple[float, float]], first_draws: bool = Fal
     """
     if first_draws:
         return 1, "the first step is trained to be a draw (energy score): one step"
-    variance = np.array([v for v, _ in modes])
-    weight = np.array([w for _, w in modes])
-    if not len(variance) or weight.sum() <= 0:
+    curve = {p.steps: p.share for p in steps_curve(modes)}
+    if not curve:
         return 1, "the label code does not vary: one step"
-    weight = weight / weight.sum()
-    curve = {s: float((retained(variance, s) * weight).sum()) for s in range(1, MAX_STEPS + 1)}
     enough = [s for s, share in curve.items() if share >= target]
     chosen = enough[0] if enough else MAX_STEPS
     shown = ", ".join(f"{s}: {curve[s]:.2f}" for s in sorted({1, 2, 4, 8, 16, 32, chosen}))
+    variance, weight = np.array(modes, dtype=float).T
     spread = f"modes' variance {np.average(variance, weights=weight):.3g} on average"
     rule = f"the fewest that retain {target:.2f}" if enough else f"{target:.2f} is out of reach: the most allowed"
     return chosen, f"{rule} of the latent's deviation ({shown}; {spread})"

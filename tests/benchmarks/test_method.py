@@ -16,6 +16,7 @@ import torch
 
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.risk import augrc
+from ldseg_auto.inference.window import SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.overrides import override
@@ -46,27 +47,28 @@ def subject(configuration: Configuration, labels: LabelSpec = TWO) -> method_cas
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    return method_cases.Subject(model, method_cases.SharedWindow(configuration, CPU, 1), labels, 3)
+    return method_cases.Subject(model, SlidingWindow(configuration, CPU, 1), labels, 3)
 
 
 @pytest.mark.parametrize("variant", ["auto", "paper", "direct"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("shape", [(1, 14, 20), (2, 40, 30)])  # within the patch, and several tiles and slices
-def test_shared_window_draws_what_the_window_draws(make_configuration: Make, variant: str, sampler: str, shape: tuple[int, ...]) -> None:
+def test_samples_drawn_together_are_those_drawn_alone(make_configuration: Make, variant: str, sampler: str, shape: tuple[int, ...]) -> None:
     configuration = make_configuration(variant, sampling=Sampling(2, sampler))
     one = subject(configuration)
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    found = one.window.draw_many(one.model, image, "c", 3, 2, [0, 4, 1, 2, 3], False)
+    found = one.probabilities(image, "c", 2, [0, 4, 1, 2, 3])
     assert (np.abs(found[0] - found[1]).max() > 1e-3) == (variant != "direct")
     for row, number in zip(found, [0, 4, 1, 2, 3], strict=True):
         np.testing.assert_allclose(row, one.window.draw(one.model, image, "c", 3, 2, number, False), atol=1e-5)
 
 
-def test_tile_count_is_that_of_the_window(make_configuration: Make) -> None:
+@pytest.mark.parametrize(("shape", "tiles"), [((1, 10, 10), 1), ((3, 16, 16), 3), ((1, 17, 16), 2)])
+def test_tile_count(make_configuration: Make, shape: tuple[int, ...], tiles: int) -> None:
+    """A patch of 16 x 24: one tile for each plane that it covers, two along an axis that is longer."""
     window = subject(make_configuration()).window
-    for shape in [(1, 10, 10), (3, 40, 30), (1, 17, 25)]:
-        padded, _ = window._pad(torch.zeros(1, *shape))
-        assert method_cases.tile_count(window, shape) == sum(len(b) for b in window._batches(padded.shape[1:]))
+    assert window.configuration.patch_size == (16, 24)
+    assert method_cases.tile_count(window, shape) == tiles
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 50, None])
@@ -105,7 +107,7 @@ def test_record_of_a_case_agrees_with_itself(make_configuration: Make, variant: 
 
 def test_an_empty_prediction_has_no_foreground_confidence() -> None:
     empty, mean = np.zeros((5, 1, 4, 4), int), np.stack([np.full((1, 4, 4), p) for p in (0.8, 0.1, 0.1)])
-    draws = method_cases.Draws(empty, method_cases.masks(empty, TWO), mean, empty[0])
+    draws = method_cases.Drawn(empty, method_cases.masks(empty, TWO), mean, empty[0])
     record = method_cases.confidence_record(empty[0], draws, np.ones((1, 1, 4, 4), int), TWO, (1, 1, 1))
     assert record["softmax"] == pytest.approx(0.8) and record["softmax_foreground"] == 0 and record["loss"] == record["agreement"] == 1
 

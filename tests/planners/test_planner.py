@@ -70,7 +70,7 @@ def test_plans_hold_every_decision_with_its_reason(fingerprint: Fingerprint, tmp
 
 @pytest.mark.parametrize(("raters", "aim"), [(1, "one rater: the best mask"), (4, "4 raters: samples follow their distribution")])
 def test_plans_aim_at_what_the_raters_call_for(fingerprint: Fingerprint, tmp_path: Path, raters: int, aim: str) -> None:
-    """Nothing but the steps depends on their number beside it, and nothing of the method is decided before training."""
+    """Nothing but steps and memory depends on their number beside it, and nothing of the method is decided before training."""
     plans = make_plans(replace(fingerprint, raters=raters), 3)
     plans.save(tmp_path / "p.json")
     for name, configuration in Plans.load(tmp_path / "p.json").configurations.items():
@@ -79,7 +79,8 @@ def test_plans_aim_at_what_the_raters_call_for(fingerprint: Fingerprint, tmp_pat
         assert (configuration.parts.diversity > 0) == (raters > 1)
         one = make_plans(fingerprint, 3).configurations[name]
         assert raters == 1 or configuration.sampling.steps == 1  # the first step is a draw
-        assert replace(configuration, raters=1, sampling=one.sampling, reasons=one.reasons) == one
+        there = replace(configuration, raters=1, sampling=one.sampling, reasons=one.reasons)
+        assert replace(there, memory_gib=one.memory_gib) == one  # two draws of a sample are decoded, and kept
     assert aim in describe(plans)
 
 

@@ -168,7 +168,7 @@ def test_plans_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "rule"),
     [
-        ("version", 1, r"version = 1 is not possible: expected 2; plan the dataset again"),
+        ("version", 1, r"version = 1 is not possible: expected 3; plan again with ldseg_plan, which takes seconds"),
         ("transpose_forward", [0, 0, 1], r"transpose_forward = \(0, 0, 1\) .* a permutation of 0, 1, 2"),
         ("configurations", {}, "configurations = {} .* at least one"),
         ("default_configuration", "2d", r"default_configuration = '2d' .* one of \('3d_fullres',\)"),
@@ -197,6 +197,14 @@ def test_plans_are_frozen() -> None:
         (f"{C}.network.blocks_per_stage", 0, "blocks_per_stage = 0 .* at least 1"),
         (f"{C}.latent.factor", [2, 2, 2], rf"{C}.latent.factor = \(2, 2, 2\) .* one of the network's cumulative strides"),
         (f"{C}.latent.factor", [0, 4, 4], "factor .* at least 1 per axis"),
+        (f"{C}.data_identifier", "../cases", rf"{C}.data_identifier = '../cases' .* a folder's name"),
+        (f"{C}.data_identifier", "gt_segmentations", "a folder's name, not gt_segmentations"),
+        (f"{C}.inherits_from", "3d_fullres", r"inherits_from = '3d_fullres' closes a circle: 3d_fullres -> 3d_fullres"),
+        (f"{C}.inherits_from", "2d", r"inherits_from = '2d': there is no such configuration; there are 3d_fullres"),
+        ("choices.gpu_memory", 0, "choices.gpu_memory = 0.0 .* above 0 GiB"),
+        ("choices.target_spacing", [1, 0], r"choices.target_spacing = \(1.0, 0.0\) .* above 0 mm"),
+        ("foreground_intensities", [INTENSITIES, {**INTENSITIES, "std": -1}], r"foreground_intensities\[1\].std = -1.0 .* 0 or more"),
+        ("foreground_intensities", [{**INTENSITIES, "max": -1}, INTENSITIES], r"foreground_intensities\[0\].max = -1.0 .* at least min"),
         (f"{C}.raters", 0, rf"{C}.raters = 0 .* at least 1"),
         (f"{C}.latent.channels", 0, rf"{C}.latent.channels = 0 .* at least 1"),
         (f"{C}.latent.ceiling", 1.5, "ceiling = 1.5 .* 0 to 1"),

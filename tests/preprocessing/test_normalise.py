@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldseg_auto.preprocessing.normalise import normalise
+from ldseg_auto.preprocessing.normalise import normalised_planes
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(50, 30, (1, 4, 6, 5)).astype(np.float32)
@@ -13,11 +13,16 @@ MASK = RNG.random((4, 6, 5)) < 0.6
 EXACT = IMAGE[0].astype(np.float64)
 
 
+def normalise(image, mask, plans):
+    channels = normalised_planes(image, mask, plans.configurations["3d"], plans.foreground_intensities)
+    out = np.stack([np.stack([plane(z) for z in range(image.shape[1])]) for plane in channels])
+    assert out.dtype == np.float32 and out.shape == image.shape
+    return out
+
+
 def apply(make_plans, scheme, image=IMAGE, mask=None):
     plans = make_plans(schemes=(scheme,), masks=(mask is not None,))
-    out = normalise(image, mask, plans.configurations["3d"], plans.foreground_intensities)
-    assert out.dtype == np.float32 and out.shape == image.shape
-    return out[0]
+    return normalise(image, mask, plans)[0]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_channels_are_independent_and_the_input_is_left_alone(make_plans):
     image = np.concatenate([IMAGE, IMAGE * 2 + 5, IMAGE])
     before = image.copy()
     plans = make_plans(schemes=("zscore", "ct", "none"), masks=(True, False, False))
-    out = normalise(image, MASK, plans.configurations["3d"], plans.foreground_intensities)
+    out = normalise(image, MASK, plans)
     assert np.array_equal(image, before)
     assert np.array_equal(out[0], apply(make_plans, "zscore", mask=MASK))
     np.testing.assert_allclose(out[1], (np.clip(image[1], -10, 120) - 41) / 20, rtol=1e-5, atol=1e-6)  # the second channel's mean is 41

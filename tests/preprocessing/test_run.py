@@ -14,7 +14,8 @@ from ldseg_auto.errors import DatasetError
 from ldseg_auto.parallel import InProcess
 from ldseg_auto.planners.extract import hash_case
 from ldseg_auto.planners.plans import Plans
-from ldseg_auto.preprocessing.run import clean, folders_of, preprocess_dataset, settings_hash
+from ldseg_auto.preprocessing.run import clean, folders_of, preprocess_dataset
+from ldseg_auto.preprocessing.settings import settings_hash
 from ldseg_auto.preprocessing.store import load_case, load_properties, load_reference
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +151,25 @@ def test_damaged_reference_record(tmp_path, content):
     (tmp_path / "case.json").write_text(content)
     with pytest.raises(InputError, match=r"case.json: spacing = .* Delete it and run ldseg_plan_and_preprocess again"):
         load_reference(tmp_path, "case")
+
+
+def test_a_disk_that_is_really_full_is_an_oserror(tmp_path):
+    """A limit on the size of files stands for the disk: what blosc2 says of it becomes an OSError."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="noise.b2nd could not be written"):
+            store.write_array(tmp_path / "noise.b2nd", np.random.default_rng(0).normal(size=(64, 64, 64)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("array", [np.arange(4 * 30 * 50 * 60).reshape(4, 30, 50, 60), np.ones((3, 5, 1, 7)).transpose(0, 3, 1, 2)])
+def test_both_ways_of_writing_give_the_same_bytes(tmp_path, monkeypatch, array):
+    for name, limit in (("at_once", 0), ("by_asarray", array.nbytes + 1)):
+        monkeypatch.setattr(store, "LARGE", limit)
+        store.write_array(tmp_path / name, array)
+    assert (tmp_path / "at_once").read_bytes() == (tmp_path / "by_asarray").read_bytes()
+    assert np.array_equal(store.open_array(tmp_path / "at_once")[:], array)

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice
 from ldseg_auto.inference.model_folder import load_network, read_model_folder
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Intensities, Plans
 from ldseg_auto.preprocessing.store import load_case, save_reference
 from ldseg_auto.training import checkpoint
-from ldseg_auto.training.run import prepare, statistics_patches, train_fold, validation_patches
+from ldseg_auto.training.run import planned_ceilings, prepare, statistics_patches, train_fold, validation_patches
 
 DATASET = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
 FAST = ["training.iterations_per_epoch=2", "training.epochs=1", "training.validation_patches=1"]
@@ -69,15 +70,70 @@ def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
     torch.testing.assert_close(load_network(model, "0", torch.device("cpu")).state_dict(), ema)
 
 
+def test_predicted_dice_of_few_cases_and_of_cases_that_were_trained_on(preprocessed: Path, results: Path) -> None:
+    fold, whole = (train_fold(preprocessed, results, f, settings=FAST, device="cpu") for f in (0, "all"))
+    few, seen = (PredictedDice.load(f / "predicted_dice.json") for f in (fold, whole))
+    assert few.single is few.several is seen.single is seen.several is None
+    assert few.note.startswith("one sample: a fit needs 8 validation cases") and few.note.count("a fit needs 8") == 2
+    assert seen.note == "the validation cases were trained on: their Dice says nothing of other cases."
+
+
+@pytest.mark.parametrize("variant", ["auto", "direct"])
+def test_predicted_dice_is_fitted_to_the_validation_cases(
+    preprocessed: Path, results: Path, store: Callable[..., list[str]], variant: str
+) -> None:
+    """A whole training: what the file holds is what validation wrote, and only of cases that were not trained on."""
+    names = store(preprocessed / "data", (4, 12, 12), number=11)
+    for name in names:
+        save_reference(preprocessed / "gt_segmentations", name, load_case(preprocessed / "data", name).labels[:], (1.0, 1.0, 1.0))
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": names[:2], "val": names[1:]}]))
+    settings = ["training.iterations_per_epoch=20", "training.epochs=2", "training.validation_patches=1", f"network.variant={variant}"]
+    fold = train_fold(preprocessed, results, 0, settings=settings, device="cpu")
+    found, summary = PredictedDice.load(fold / "predicted_dice.json"), json.loads((fold / "validation" / "summary.json").read_text())
+    assert found.single and [p.case for p in found.single.pairs] == sorted(names[2:])
+    for pair in found.single.pairs:
+        assert pair.evidence == Evidence(**summary["evidence"][pair.case])
+        dice = [m["dice"] for m in summary["cases"][pair.case]["0"].values()]
+        assert pair.dice == pytest.approx(np.mean(dice))
+    if variant == "direct":
+        assert found.several is None and found.equal_samples and found.of(4) == found.single
+    else:
+        assert found.several and all(p.evidence.agreement is not None for p in found.several.pairs) and not found.note
+
+
 def test_what_is_measured_with_one_rater(preprocessed: Path, results: Path) -> None:
     fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
     assert not (fold / "validation").exists()
     steps, latent = (json.loads((fold / f"{name}.json").read_text()) for name in ("steps", "latent"))
     assert set(steps) == {"dice", "chosen"} and set(steps["dice"]) == {"1", "2"} and steps["chosen"] in (1, 2)
-    assert set(latent) == {"reconstruction", "ceiling"} and latent["ceiling"] == 1
+    assert set(latent) == {"reconstruction", "ceilings", "ceiling"} and latent["ceiling"] == 1 and latent["ceilings"] == {}
     assert set(latent["reconstruction"]) == {"organ", "lesion"}
     saved = Plans.load(fold / "plans.json").configuration().method
     assert saved == Method().fixed("auto", 1) and None not in vars(saved).values()
+
+
+def test_planned_ceilings_are_those_of_the_trained_latent(preprocessed: Path) -> None:
+    """Found by configuration, spacing, factor and channels; a patch that was changed since does not matter."""
+    prepared = prepare(preprocessed, 0, None, "ldsegPlans", [])
+    c = prepared.configuration
+    spacing = " x ".join(f"{s:g}" for s in c.spacing)
+    other, own = {"organ": 0.5, "lesion": 0.5}, {"organ": 0.98, "lesion": 0.9}
+    channels, factor = str(c.latent.channels), list(c.latent.factor)
+    grids = {
+        f"2d: {spacing} mm, patch 8 x 8, axes zyx": [{"factor": factor, "ceilings": {channels: other}}],
+        f"{prepared.name}: 9 x {spacing} mm, patch 8 x 8, axes zyx": [{"factor": factor, "ceilings": {channels: other}}],
+        f"{prepared.name}: {spacing} mm, patch 999, axes zyx": [
+            {"factor": [7] * len(factor), "ceilings": {channels: other}},
+            {"factor": factor, "ceilings": {"99": other, channels: own}},
+        ],
+    }
+    assert planned_ceilings(prepared) == {}
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps({"latent": grids}))
+    assert planned_ceilings(prepared) == own
+    inherited = replace(c, inherits_from=prepared.name)
+    plans = replace(prepared.plans, configurations={prepared.name: c, "mine": inherited})
+    renamed = replace(prepared, plans=plans, name="mine")
+    assert planned_ceilings(renamed) == own
 
 
 @pytest.mark.parametrize("preprocessed", [2], indirect=True)
@@ -212,10 +268,10 @@ def test_splits_that_cannot_be_read(preprocessed: Path, results: Path) -> None:
 
 
 def test_a_bare_machine_trains_and_validates(preprocessed: Path, results: Path) -> None:
-    """Without SimpleITK, scikit-image and acvl-utils, as on a bare GPU machine."""
+    """Without SimpleITK and scikit-image, as on a bare GPU machine."""
     code = (
         "import sys\n"
-        "for name in ('SimpleITK', 'skimage', 'acvl_utils', 'nibabel', 'matplotlib'): sys.modules[name] = None\n"
+        "for name in ('SimpleITK', 'skimage', 'nibabel', 'matplotlib'): sys.modules[name] = None\n"
         "from pathlib import Path\n"
         "from ldseg_auto.training.run import train_fold\n"
         f"train_fold(Path({str(preprocessed)!r}), Path({str(results)!r}), 0, settings={FAST!r}, device='cpu')\n"
