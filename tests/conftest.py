@@ -51,6 +51,44 @@ def configuration(
 
 
 @pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    """See `write_model`."""
+    return write_model
+
+
+def write_model(
+    results: Path, raw: Path, name: str = "3d_fullres", known: Configuration | None = None, seeds: Sequence[int] = (0,)
+) -> Path:
+    """An untrained model folder, whose masks have structure, for the dataset in folder `raw`: one fold per seed.
+
+    The configuration is 3D with patches of 4 x 16 x 16 unless `known` is another.
+    """
+    from ldseg_auto.networks.ldseg import LDSeg
+    from ldseg_auto.planners.plans import Intensities, Plans
+    from ldseg_auto.training import checkpoint
+
+    folder = Path(results) / raw.name / f"ldsegPlans__{name}"
+    known = known or configuration(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), stage=1, patch=(4, 16, 16))
+    description = json.loads((raw / "dataset.json").read_text())
+    intensities = (Intensities(0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0),) * known.channels
+    Plans(raw.name, "ldsegPlans", "abc", description["file_ending"], (0, 1, 2), intensities, {name: known}, name).save(
+        folder / "plans.json"
+    )
+    (folder / "dataset.json").write_text(json.dumps(description))
+    heads = len(description["labels"]) - ("regions_class_order" in description)
+    for fold, seed in enumerate(seeds):
+        torch.manual_seed(seed)
+        network = LDSeg(known, heads)
+        for parameter in network.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        torch.nn.init.normal_(network.decoder.head.weight, std=2.0)
+        content = {"ema": network.state_dict(), "dataset_name": raw.name, "fingerprint_hash": "abc"}
+        checkpoint.save(folder / f"fold_{fold}" / "checkpoint_final.pth", content)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
     """Writes a dataset in raw format and returns its folder; see `write_dataset` for the arguments."""
     return write_dataset

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from ldseg_auto.cli import common
 from ldseg_auto.errors import InputError
 
+PRECISIONS = ("auto", "float32", "bf16", "float16")
+
 EPILOG = """examples:
   ldseg_predict -i scans -o masks                   with the one model that is trained
   ldseg_predict -i scans -o masks -d 4 -f 0         with fold 0 of dataset 4
   ldseg_predict -i knee.nii.gz -o masks             a single file, of a model with one channel
   ldseg_predict -i scans -o masks -m /models/Dataset004_Hippocampus/ldsegPlans__3d_fullres
+  ldseg_predict -i scans -o masks -m MODEL_2D MODEL_3D      the mean of two configurations
+  ldseg_predict -i scans -o masks1 --part 1/4               every fourth case: four machines share a folder
 
 Name the files in the input folder CASE_0000.EXT (channel 0), CASE_0001.EXT (channel 1), ... with the ending of the training images.
 Each mask lies on its image's own grid; manifest.json in the output folder says what became of each case.
@@ -28,48 +33,103 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="accept an output folder that is not empty; replace masks there")
     model = parser.add_argument_group("model", "Needed only where several models are trained.")
     model.add_argument("-d", "--dataset", type=common.dataset_id, metavar="ID", help="number of the dataset that the model was trained on")
-    model.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres or 3d_lowres")
+    model.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres, 3d_lowres or your own")
+    model.add_argument("-p", "--plans-name", metavar="NAME", help="name of the plans that the model was trained with")
     model.add_argument("-f", "--folds", nargs="+", type=common.fold, metavar="FOLD", help="folds to average (default: all trained)")
-    model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="the model folder itself, without -d and -c")
+    model.add_argument(
+        "-m", "--model", type=Path, nargs="+", metavar="FOLDER", help="the model folder itself, without -d, -c and -p; several are averaged"
+    )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=common.positive_int, metavar="N", help="diffusion steps (default: as validation chose)")
     sampling.add_argument("--samples", type=common.positive_int, metavar="N", help="samples per case, averaged (default: as planned)")
     sampling.add_argument("--seed", type=common.natural_int, default=0, metavar="N", help="the same seed gives the same files (default: 0)")
+    sampling.add_argument(
+        "--tta",
+        choices=("none", "mirror"),
+        default="none",
+        help="mirror: average over mirrored images, on the axes that training mirrored (up to 8 times the time)",
+    )
+    parser.add_argument(
+        "--part", type=common.part, default=(1, 1), metavar="k/n", help="only every n-th case, from the k-th on (default: 1/1, all)"
+    )
     parser.add_argument("--device", choices=common.DEVICES, default="auto", help="where to compute (default: auto, a GPU if there is one)")
     parser.add_argument("--tile-batch", type=common.positive_int, metavar="N", help="patches at a time on a GPU (default: as planned)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="what networks compute in (default: auto, bf16 on a GPU and float32 elsewhere)",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks with torch.compile first")
+    parser.add_argument("--deterministic", action="store_true", help="the same bits in each run on a GPU too (a CPU's always are); slower")
+    doubt = parser.add_argument_group(
+        "doubt", "predictions.csv and predictions.json hold volumes, agreement and predicted Dice in any case."
+    )
+    doubt.add_argument("--save-probabilities", choices=("nifti", "npz"), help="per class a file in the image's geometry, or CASE.npz")
+    doubt.add_argument("--save-uncertainty", action="store_true", help="maps of predictive entropy and mutual information")
+    doubt.add_argument("--save-samples", action="store_true", help="the label map of every sample and model")
+    doubt.add_argument("--preview", action="store_true", help="a PNG per case: three planes, contours, uncertainty, score")
+    doubt.add_argument("--flag-below", type=common.share, metavar="DICE", help="flag cases whose predicted Dice is lower, or not known")
     common.add_roots(parser, "results")
     return parser
 
 
 def work(args: argparse.Namespace) -> int:
     """Predicts; names the cases that failed."""
-    if args.model and (args.dataset is not None or args.configuration is not None):
-        raise InputError("-m names the model already: leave out -d and -c.")
+    if args.model and not (args.dataset is args.configuration is args.plans_name is None):
+        raise InputError("-m names the model already: leave out -d, -c and -p.")
     if not args.input.exists():
         raise InputError(f"-i {args.input} does not exist.")
-    from ldseg_auto.inference.predictor import Predictor
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    from ldseg_auto.inference.device import make_deterministic
+    from ldseg_auto.inference.outputs import Extras
+    from ldseg_auto.inference.predictor import Options, Predictor
 
+    if args.deterministic:
+        make_deterministic()
     common.keep_freed_memory()
-    folder = args.model or _find_model(common.root(args, "results"), args.dataset, args.configuration)
+    folder = args.model or _find_model(common.root(args, "results"), args.dataset, args.configuration, args.plans_name)
     folds = None if args.folds is None else [str(f) for f in args.folds]
-    predictor = Predictor.from_folder(folder, folds, args.device, args.steps, args.samples, args.seed, args.tile_batch)
-    statuses = predictor.predict_folder(args.input, args.output, overwrite=args.overwrite, progress=common.progress_bar(args))
+    extras = Extras(args.save_probabilities, args.save_uncertainty, args.save_samples, args.preview)
+    options = Options(args.tta == "mirror", args.precision, args.compile)
+    predictor = Predictor.from_folder(folder, folds, args.device, args.steps, args.samples, args.seed, args.tile_batch, options)
+    with predictor:
+        statuses = predictor.predict_folder(
+            args.input, args.output, overwrite=args.overwrite, part=args.part, extras=extras, flag_below=args.flag_below,
+            progress=common.progress_bar(args),
+        )  # fmt: skip
     failed = [s for s in statuses if s.status == "failed"]
     common.say(args, f"{len(statuses) - len(failed)} of {len(statuses)} cases predicted: {args.output}")
+    _say_flags(args)
     for status in failed:
         common.complain(f"failed: {status.identifier}: {status.message}")
     return common.FAILED if failed else common.DONE
 
 
-def _find_model(results: Path, dataset: int | None, configuration: str | None) -> Path:
+def _say_flags(args: argparse.Namespace) -> None:
+    """How many cases are flagged, and why."""
+    if args.flag_below is None:
+        return
+    from ldseg_auto.inference.outputs import LOW, UNKNOWN, read_predictions
+
+    flags = [case["flag"] for case in read_predictions(args.output).values()]
+    low, unknown = flags.count(LOW), flags.count(UNKNOWN)
+    common.say(
+        args, f"flagged in predictions.csv: {low} with a predicted Dice below {args.flag_below:g}, {unknown} without a predicted Dice"
+    )
+
+
+def _find_model(results: Path, dataset: int | None, configuration: str | None, plans_name: str | None) -> Path:
     """The one model folder that fits, else an InputError that lists them."""
     from ldseg_auto.inference.model_folder import find_models
 
-    models = find_models(results, dataset, configuration)
+    models = find_models(results, dataset, configuration, plans_name)
     if len(models) == 1:
         return models[0]
     fitting = f" of dataset {dataset}" if dataset is not None else ""
     fitting += f" of configuration {configuration}" if configuration else ""
+    fitting += f" of plans {plans_name}" if plans_name else ""
     if models:
         raise InputError(f"{len(models)} models{fitting} are trained in {results}; choose one:\n{_choices(models)}")
     there = find_models(results)
@@ -83,9 +143,10 @@ def _choices(models: list[Path]) -> str:
     lines = []
     for model in models:
         number = model.parent.name.removeprefix("Dataset").split("_")[0]
-        flags = f"-d {int(number)} -c {model.name.split('__')[-1]}"
-        twin = [m for m in models if m.parent == model.parent and m.name.split("__")[-1] == model.name.split("__")[-1]]
-        lines.append(f"  {flags if len(twin) == 1 else f'-m {model}'}   ({model.parent.name})")
+        plans, _, configuration = model.name.rpartition("__")
+        twins = [m for m in models if m.parent == model.parent and m.name.endswith(f"__{configuration}")]
+        flags = f"-d {int(number)} -c {configuration}" + (f" -p {plans}" if len(twins) > 1 else "")
+        lines.append(f"  {flags}   ({model.parent.name})")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import torch
 from ldseg_auto.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bf16", "float16")
 
 
 def choose_device(name: str) -> torch.device:
@@ -39,7 +40,19 @@ def training_precision(device: torch.device, wanted: str = "auto") -> str:
     return "bf16-mixed" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "32-true"
 
 
-def inference_type(device: torch.device) -> torch.dtype:
-    """What networks compute in at prediction: float32 but on CUDA."""
+def inference_type(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """What networks compute in at prediction: `auto` is float32 but on CUDA; float32, bf16 and float16 are taken as they are."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}[wanted]
     names = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     return names[training_precision(device)] if device.type == "cuda" else torch.float32
+
+
+def make_deterministic() -> None:
+    """Tells torch, for this whole process, to use algorithms on CUDA that give the same bits each time; slower there.
+
+    cuBLAS asks for the environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8 besides, which torch names in its error.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -11,6 +11,7 @@ import torch
 
 from ldseg_auto.data.dataset import Description
 from ldseg_auto.errors import ModelError
+from ldseg_auto.evaluation.predicted_dice import NAME, PredictedDice
 from ldseg_auto.files import read_json
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration, Plans
@@ -40,14 +41,17 @@ def trained_folds(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_models(results: Path, dataset_id: int | None = None, configuration: str | None = None) -> list[Path]:
-    """Model folders below `results` with at least one trained fold, filtered by dataset and configuration."""
+def find_models(
+    results: Path, dataset_id: int | None = None, configuration: str | None = None, plans_name: str | None = None
+) -> list[Path]:  # fmt: skip
+    """Model folders below `results` with at least one trained fold, filtered by dataset, configuration and plans."""
     models = []
     for folder in sorted(results.glob("Dataset*/*__*")):
         number = re.match(r"Dataset(\d+)_", folder.parent.name)
         if dataset_id is not None and (not number or int(number[1]) != dataset_id):
             continue
-        if configuration is not None and folder.name.split("__")[-1] != configuration:
+        plans, _, trained = folder.name.rpartition("__")
+        if configuration not in (None, trained) or plans_name not in (None, plans):
             continue
         if trained_folds(folder):
             models.append(folder)
@@ -110,3 +114,13 @@ def measured_steps(folder: ModelFolder, key: str = "chosen") -> int | None:
             content = read_json(path.parent / "steps.json", ModelError)
             chosen += [int(content[key])] if key in content else []
     return max(chosen, default=None)
+
+
+def predicted_dice(folder: ModelFolder) -> dict[str, PredictedDice]:
+    """Fold -> its fit of the Dice from what a prediction says of itself, where it was validated (predicted_dice.json).
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    paths = {fold: checkpoint.parent / NAME for fold, checkpoint in folder.folds.items()}
+    return {fold: PredictedDice.load(path) for fold, path in paths.items() if path.exists()}

@@ -12,16 +12,28 @@ from ldseg_auto.planners.plans import Configuration
 CENTRE = -1  # the sample that starts from zero noise, the centre of all draws
 
 
-def case_noise(seed: int, case: str, sample: int, shape: Sequence[int], step: int = -1) -> torch.Tensor:
-    """Standard normal float32 `shape` for a whole volume's latent; `step` >= 0 gives DDPM's fresh noise of that step.
+def case_noise(seed: int, case: str, sample: int, shape: Sequence[int], step: int = -1, planes: slice = slice(None)) -> torch.Tensor:
+    """Standard normal float32 for a whole volume's latent; `step` >= 0 gives DDPM's fresh noise of that step.
 
+    Each plane along the first spatial axis is drawn by itself, so that a part of the volume has the numbers that the whole has there.
     Sample `CENTRE` starts from zeros.
+
+    Args:
+        shape: of the whole latent, `(k, *latent_spatial)`.
+        planes: which ones to draw, along the first spatial axis.
+
+    Returns:
+        `(k, planes, ...)`.
     """
+    numbers = range(shape[1])[planes]
+    out = torch.zeros(shape[0], len(numbers), *shape[2:])
     if sample == CENTRE and step < 0:
-        return torch.zeros(*shape)
-    digest = hashlib.sha256(f"{seed}|{case}|{sample}|{step}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    return torch.randn(*shape, generator=generator)
+        return out
+    for position, number in enumerate(numbers):
+        digest = hashlib.sha256(f"{seed}|{case}|{sample}|{step}|{number}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        out[:, position] = torch.randn(shape[0], *shape[2:], generator=generator)
+    return out
 
 
 def sample_numbers(configuration: Configuration, steps: int, samples: int) -> list[int]:

@@ -1,159 +1,355 @@
-"""The predictor: images in, masks out, on the images' own grid."""
+"""The predictor: images in, masks and what is known of their doubt out, on the images' own grid."""
 
 from __future__ import annotations
 
-import logging
-import platform
+import re
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-import ldseg_auto
-from ldseg_auto.data.dataset import Case, Description, find_input_cases, label_ending
-from ldseg_auto.data.image_io import read_image, write_label
-from ldseg_auto.errors import InputError
-from ldseg_auto.files import hash_file, write_json
+from ldseg_auto.data.dataset import Description
+from ldseg_auto.data.endings import ending_of
+from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.evaluation.predicted_dice import PredictedDice
+from ldseg_auto.files import hash_file
 from ldseg_auto.inference.device import choose_device
-from ldseg_auto.inference.model_folder import ModelFolder, load_network, measured_steps, read_model_folder
-from ldseg_auto.inference.window import SlidingWindow
+from ldseg_auto.inference.export import Export, Maps, values_of
+from ldseg_auto.inference.fallback import models_on_cpu, window_on_cpu, within_memory
+from ldseg_auto.inference.folder import CaseStatus, FolderTask, predict_folder
+from ldseg_auto.inference.inputs import Input, Prepared, Source, load, prepare
+from ldseg_auto.inference.model_folder import ModelFolder, load_network, measured_steps, predicted_dice, read_model_folder
+from ldseg_auto.inference.noise import sample_numbers
+from ldseg_auto.inference.outputs import Extras
+from ldseg_auto.inference.prediction import Prediction, Wanted
+from ldseg_auto.inference.window import Draws, SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
-from ldseg_auto.preprocessing.case import preprocess_array, scores_to_indices
+from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
+from ldseg_auto.scratch import Room
 
-logger = logging.getLogger(__name__)
+__all__ = ["CaseStatus", "Extras", "Input", "Options", "Predictor", "Wanted"]
+T = TypeVar("T")
+LARGE = 2**26  # voxels of an image from which on the next one is not read meanwhile
+LABELS = Wanted()
+NO_EXTRAS = Extras()
+UNVALIDATED = "none: the fold was trained without validation, or by an earlier version (ldseg_train --continue validates again)."
+CHANNEL = re.compile(r"_\d{4}$")
 
 
 @dataclass(frozen=True)
-class CaseStatus:
-    """What became of one case."""
+class Options:
+    """How networks are run; none of it changes what is predicted but mirroring, and the others by rounding."""
 
-    identifier: str
-    status: str  # done | failed
-    message: str
-    seconds: float
+    mirror: bool = False  # average over mirrorings along the axes that training mirrored: 2 to the power of axes evaluations
+    precision: str = "auto"  # auto | float32 | bf16 | float16
+    compile: bool = False  # torch.compile
+    room: Room = Room()  # for logits that wait for their last tile
+
+
+DEFAULT = Options()
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One model folder, loaded: its networks (one per fold) and its window."""
+
+    folder: ModelFolder
+    models: tuple[LDSeg, ...]
+    window: SlidingWindow
+    steps: int
+    predicted: dict[str, PredictedDice]  # fold -> its fit of the Dice
+
+    def on_cpu(self) -> Member:
+        """The same on the CPU, beside this one."""
+        return replace(self, models=models_on_cpu(self.models, self.folder.configuration), window=window_on_cpu(self.window))
+
+    def draws(self, case: str, seed: int, samples: int) -> Draws:
+        """What is drawn of a case."""
+        numbers = sample_numbers(self.folder.configuration, self.steps, samples)
+        return Draws(case, seed, self.steps, tuple(numbers), self.folder.description.labels.has_regions)
 
 
 class Predictor:
-    """Trained networks, ready for images.
+    """Trained networks, ready for images. A context manager; after `close` it holds nothing.
+
+    Threads may share one: reading and preprocessing run side by side, the networks serve one case at a time (a lock). There is no global
+    state, and a prediction depends on the image, its case name, the seed, the number of samples and the models alone.
 
     Args:
-        folder: the model folder, read.
-        models: one network per fold.
+        members: model folders, loaded; their draws count the same, over all folders and folds.
         device: where they run.
-        steps: network evaluations per sample.
-        samples: posterior samples per case, averaged in probability space.
-        seed: of the noise; the same seed gives the same files.
-        tile_batch: tiles per network call on an accelerator.
+        samples: posterior samples per model and case, averaged in probability space.
+        seed: of the noise; the same seed gives the same masks.
+
+    Raises:
+        ModelError: the folders do not fit together.
     """
 
-    def __init__(
-        self, folder: ModelFolder, models: Sequence[LDSeg], device: torch.device, steps: int, samples: int, seed: int, tile_batch: int
-    ) -> None:
-        for name, value in (("steps", steps), ("samples", samples), ("tile_batch", tile_batch)):
-            if value < 1:
-                raise InputError(f"{name} = {value}: expected 1 or more.")
-        self.folder, self.models, self.device = folder, list(models), device
-        self.steps, self.samples, self.seed = steps, samples, seed
-        self.window = SlidingWindow(folder.configuration, device, tile_batch)
+    def __init__(self, members: Sequence[Member], device: torch.device, samples: int, seed: int) -> None:
+        _check_members(members)
+        self.members, self.device, self.samples, self.seed = tuple(members), device, samples, seed
+        self._lock = threading.Lock()
 
     @classmethod
     def from_folder(
-        cls, model_folder: Path, folds: Sequence[str] | None = None, device: str = "auto", steps: int | None = None,
-        samples: int | None = None, seed: int = 0, tile_batch: int | None = None,
+        cls, model_folder: Path | str | Sequence[Path | str], folds: Sequence[str] | None = None, device: str = "auto",
+        steps: int | None = None, samples: int | None = None, seed: int = 0, tile_batch: int | None = None, options: Options = DEFAULT,
     ) -> Predictor:  # fmt: skip
-        """Loads a model folder.
+        """Loads a model folder, or several (configurations of one dataset), whose probabilities are averaged on the image's grid.
 
         Args:
             folds: None takes all trained ones; their probabilities are averaged.
+            device: auto | cpu | cuda | mps.
             steps: None takes what validation chose, by Dice for one sample, by the distance to the raters for several; else the
                 planned number.
-            samples, tile_batch: None takes the plans'.
+            samples, tile_batch: None takes the plans', of the first folder.
 
         Raises:
             ModelError, PlansError, InputError: see read_model_folder, load_network, choose_device.
         """
-        folder = read_model_folder(Path(model_folder), folds)
+        for name, value in (("steps", steps), ("samples", samples), ("tile_batch", tile_batch)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} = {value}: expected 1 or more.")
+        names = [model_folder] if isinstance(model_folder, (str, Path)) else list(model_folder)
+        folders = [read_model_folder(Path(name), folds) for name in names]
+        if not folders:
+            raise InputError("no model folder was named; expected one or more.")
         chosen = choose_device(device)
-        sampling = folder.configuration.sampling
-        samples = sampling.samples if samples is None else samples
-        if steps is None:
-            steps = measured_steps(folder, "chosen" if samples == 1 else "chosen_for_samples") or sampling.steps
-        models = [load_network(folder, fold, chosen) for fold in folder.folds]
-        batch = folder.configuration.inference.tile_batch if tile_batch is None else tile_batch
-        return cls(folder, models, chosen, steps, samples, seed, batch)
+        samples = folders[0].configuration.sampling.samples if samples is None else samples
+        members = [_load(folder, chosen, steps, samples, tile_batch, options) for folder in folders]
+        return cls(members, chosen, samples, seed)
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The first model folder."""
+        return self.members[0].folder
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations per sample, of the first model folder."""
+        return self.members[0].steps
 
     @property
     def description(self) -> Description:
         """The dataset.json that the model was trained with."""
         return self.folder.description
 
-    def predict_array(self, image: np.ndarray, spacing: Sequence[float], case: str) -> np.ndarray:
-        """Label indices (z, y, x) int16 of a canonical image `(c, z, y, x)` with `spacing` (z, y, x) in mm.
+    def provenance(self) -> dict[str, Any]:
+        """For a manifest: dataset, steps and hashes (checkpoints, plans) of the first model folder, and of `further_models` where there are any."""
+        first, *others = [
+            {
+                "model": {fold: hash_file(path) for fold, path in m.folder.folds.items()}, "plans": hash_file(m.folder.path / "plans.json"),
+                "dataset": m.folder.plans.dataset_name, "steps": m.steps,
+            }  # fmt: skip
+            for m in self.members
+        ]
+        return {**first, "further_models": others} if others else first
+
+    def settings(self) -> dict[str, Any]:
+        """For a manifest: how the networks are run."""
+        window = self.members[0].window
+        tta, precision = "mirror" if len(window.flips) > 1 else "none", str(window.type).removeprefix("torch.")
+        return {"samples": self.samples, "seed": self.seed, "tta": tta, "precision": precision, "tile_batch": window.tile_batch}
+
+    def about_predicted_dice(self) -> dict[str, str]:
+        """Fold (with its model folder's name) -> how far its predicted Dice was off on held-out cases, or why it has none."""
+        return {
+            f"{m.folder.path.name}/fold_{fold}": m.predicted[fold].words(self.samples) if fold in m.predicted else UNVALIDATED
+            for m in self.members
+            for fold in m.folder.folds
+        }
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the networks go. A prediction that runs in another thread ends first."""
+        with self._lock:
+            self.members = ()
+
+    def predict(
+        self, image: Source, spacing: Sequence[float] | None = None, case: str | None = None, wanted: Wanted = LABELS
+    ) -> Prediction:  # fmt: skip
+        """Predicts one image.
 
         Args:
-            case: names the noise; the same name, seed and image give the same mask.
+            image: a path or one per channel; a SimpleITK image; or a float array `(z, y, x)`, `(c, z, y, x)`, or `(y, x)` in 2D.
+            spacing: mm, as many numbers as the array has spatial axes; for arrays only.
+            case: names the noise; the same name, seed and image give the same mask. None takes the file's name without channel number,
+                and "image" for what is no file.
+            wanted: maps beside the label map.
 
         Raises:
-            InputError: the number of channels is not the model's.
+            InputError: see inputs.load; the predictor is closed.
+            DatasetError: a file is unreadable.
         """
-        wanted = self.folder.configuration.channels
-        if image.shape[0] != wanted:
-            raise InputError(f"case {case}: the image has {image.shape[0]} channels, the model was trained with {wanted}.")
-        labels = self.description.labels
-        data, properties = preprocess_array(image, spacing, self.folder.plans, self.folder.configuration)
-        scores = self.window.probabilities(self.models, data, case, self.seed, self.steps, self.samples, labels.has_regions)
-        return scores_to_indices(scores - 0.5 if labels.has_regions else scores, properties, self.folder.plans, labels)
+        given = Input(case or _case_of(image), image, None if spacing is None else tuple(spacing))
+        return self._run(self._prepare(given), wanted)
 
-    def predict_folder(self, inputs: Path, output: Path, *, overwrite: bool = False, progress: Progress = silent) -> list[CaseStatus]:
-        """Predicts every case of `inputs` (a folder or one file) into `output` as CASE.EXT, and writes manifest.json there.
+    def predict_array(self, image: np.ndarray, spacing: Sequence[float], case: str) -> np.ndarray:
+        """Label indices (z, y, x) int16 of a canonical image `(c, z, y, x)` with `spacing` (z, y, x) in mm; see `predict`."""
+        prepared = self._prepare(Input(case, image, tuple(spacing)))
+        return self._maps(prepared, LABELS)[0].indices
 
-        One case failing does not stop the others.
+    def predict_folder(
+        self, inputs: Path | str, output: Path | str, *, overwrite: bool = False, part: tuple[int, int] = (1, 1),
+        extras: Extras = NO_EXTRAS, flag_below: float | None = None, progress: Progress = silent, resume: bool = False,
+        stop: threading.Event | None = None,
+    ) -> list[CaseStatus]:  # fmt: skip
+        """Predicts every case of `inputs` (a folder or one file) into `output`; see folder.predict_folder and FolderTask."""
+        task = FolderTask(Path(inputs), Path(output), overwrite, part, extras, flag_below, resume)
+        return predict_folder(self, task, progress, stop)
+
+    def stream(self, images: Iterable[Input], wanted: Wanted = LABELS) -> Iterator[Prediction]:
+        """Predicts one image after the other; the next one is read and preprocessed meanwhile.
 
         Raises:
-            InputError: no cases, missing channels, `output` is not empty and not to be overwritten, or holds the inputs.
+            InputError, DatasetError: at the image that cannot be predicted; the stream then ends. `outcomes` goes on instead.
         """
-        cases = find_input_cases(Path(inputs), self.description)
-        output = Path(output)
-        if any(p.resolve().parent == output.resolve() for c in cases for p in c.images):
-            raise InputError(f"output folder {output} holds the input images, which predictions could replace. Choose another.")
-        if output.exists() and not output.is_dir():
-            raise InputError(f"output {output} is a file; name a folder.")
-        if output.is_dir() and any(output.iterdir()) and not overwrite:
-            raise InputError(
-                f"output folder {output} is not empty; nothing was changed. Choose another, or --overwrite to replace predictions there."
-            )
-        output.mkdir(parents=True, exist_ok=True)
-        manifest, statuses = self._manifest(len(cases)), []
-        for case in progress(cases, "predicting", total=len(cases)):
-            status = self._predict_case(case, output)
-            statuses.append(status)
-            read = {p.name: hash_file(p) for p in case.images if p.exists()}
-            manifest["cases"][case.identifier] = {**asdict(status), "inputs": read}
-            write_json(output / "manifest.json", manifest)
-        return statuses
+        with closing(self.outcomes(images, wanted)) as found:
+            for _, outcome in found:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
 
-    def _predict_case(self, case: Case, output: Path) -> CaseStatus:
+    def outcomes(
+        self, images: Iterable[Input], wanted: Wanted = LABELS, stop: threading.Event | None = None
+    ) -> Generator[tuple[Input, Prediction | Exception], None, None]:
+        """As `stream`, but a failure is handed over in the prediction's place, and the next image follows; `stop`, once set, ends it."""
+        stop = stop or threading.Event()
+        with ThreadPoolExecutor(1, "ldseg-read") as pool:
+            source = iter(images)
+            following = self._next(source, pool)
+            while following is not None and not stop.is_set():
+                given, future = following
+                outcome: Prediction | Exception
+                try:
+                    prepared = future.result()
+                    small = sum(grid.array.size for grid, _ in prepared.grids) < LARGE
+                    following = self._next(source, pool) if small else None
+                    outcome = self._run(prepared, wanted, stop)
+                    del prepared
+                except Exception as cause:  # whatever it is, the other cases go on
+                    if stop.is_set():
+                        return
+                    small, outcome = future.exception() is None and small, cause
+                yield given, outcome
+                del outcome, future
+                if not small:
+                    following = self._next(source, pool)
+
+    def _next(self, source: Iterator[Input], pool: Executor) -> tuple[Input, Future[Prepared]] | None:
+        given = next(source, None)
+        return None if given is None else (given, pool.submit(self._prepare, given))
+
+    def _prepare(self, given: Input) -> Prepared:
+        self._check_open()
+        start, members = time.monotonic(), self.members
+        loaded = load(given, members[0].folder.configuration.channels)
+        grids = prepare(loaded, [(m.folder.plans, m.folder.configuration) for m in members], members[0].window.room)
+        return Prepared(given.case, loaded.spacing, loaded.geometry, grids, time.monotonic() - start)
+
+    def _run(self, prepared: Prepared, wanted: Wanted, *stops: threading.Event) -> Prediction:
         start = time.monotonic()
-        try:
-            image = read_image(case.images)
-            indices = self.predict_array(image.array, image.spacing, case.identifier)
-            target = output / f"{case.identifier}{label_ending(self.description.file_ending)}"
-            write_label(target, self.description.labels.decode(indices), image.geometry)
-        except Exception as cause:  # whatever it is, the other cases go on; status, manifest and exit code tell
-            logger.error("case %s failed: %s", case.identifier, cause, exc_info=logger.isEnabledFor(logging.DEBUG))
-            return CaseStatus(case.identifier, "failed", str(cause) or type(cause).__name__, round(time.monotonic() - start, 3))
-        return CaseStatus(case.identifier, "done", "", round(time.monotonic() - start, 3))
+        (maps, notes), labels = self._maps(prepared, wanted, *stops), self.description.labels
+        values = None if maps.samples is None else values_of(labels, maps.samples)
+        score = maps.score.completed([fit for m in self.members for fit in m.predicted.values()], self.samples, prepared.geometry)
+        seconds = prepared.seconds + time.monotonic() - start
+        return Prediction(
+            prepared.case, values_of(labels, maps.indices), prepared.geometry, prepared.spacing, maps.probabilities, maps.entropy,
+            maps.mutual_information, values, score, round(seconds, 3), notes,
+        )  # fmt: skip
 
-    def _manifest(self, expected: int) -> dict[str, Any]:
-        """What is known before the first case."""
-        return {
-            "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(),
-            "device": str(self.device), "model": {fold: hash_file(path) for fold, path in self.folder.folds.items()},
-            "dataset": self.folder.plans.dataset_name, "steps": self.steps, "samples": self.samples, "seed": self.seed,
-            "expected": expected, "cases": {},
-        }  # fmt: skip
+    def _maps(self, prepared: Prepared, wanted: Wanted, *stops: threading.Event) -> tuple[Maps, tuple[str, ...]]:
+        """Networks and export, within the device's memory, and notes about that."""
+        with self._lock:
+            self._check_open()
+            return within_memory(
+                [m.window for m in self.members], prepared.case, lambda on_cpu: self._attempt(on_cpu, prepared, wanted, stops)
+            )
+
+    def _attempt(self, on_cpu: bool, prepared: Prepared, wanted: Wanted, stops: Sequence[threading.Event]) -> Maps:
+        """The next planes are computed while the last ones are exported."""
+        failed, members = threading.Event(), [m.on_cpu() for m in self.members] if on_cpu else self.members
+        with ExitStack() as closing_last, ThreadPoolExecutor(1, "ldseg-networks") as pool:
+            streams, total = [], 0
+            for member, (grid, properties) in zip(members, prepared.grids, strict=True):
+                draws = member.draws(prepared.case, self.seed, self.samples)
+                planes = member.window.planes(member.models, grid, draws, failed, *stops)
+                closing_last.callback(planes.close)
+                volumes = (len(member.models) * len(draws.numbers), member.folder.description.labels.num_heads)
+                scores = (p - np.float32(0.5) for p in _ahead(planes, pool)) if draws.regions else _ahead(planes, pool)
+                streams.append(
+                    ScoreStream(scores, volumes, properties.preprocessed_shape, properties.cropped_shape, properties.separate_axis)
+                )
+                total += volumes[0]
+            export = Export(self.description.labels, prepared.grids[0][1], self.folder.plans.transpose_forward, total, wanted)
+            try:
+                return export.run(streams)
+            except BaseException:
+                failed.set()  # a tile is finished, not all of them
+                raise
+
+    def _check_open(self) -> None:
+        if not self.members:
+            raise InputError("this predictor is closed; load the model again with Predictor.from_folder.")
+
+
+def _load(folder: ModelFolder, device: torch.device, steps: int | None, samples: int, tile_batch: int | None, options: Options) -> Member:
+    configuration = folder.configuration
+    if steps is None:
+        steps = measured_steps(folder, "chosen" if samples == 1 else "chosen_for_samples") or configuration.sampling.steps
+    models = tuple(load_network(folder, fold, device) for fold in folder.folds)
+    for model in models if options.compile else ():
+        for part in (model.image_encoder, model.denoiser, model.decoder):
+            part.compile()
+    batch = configuration.inference.tile_batch if tile_batch is None else tile_batch
+    axes = configuration.mirror_axes if options.mirror else ()
+    window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room)
+    return Member(folder, models, window, steps, predicted_dice(folder))
+
+
+def _check_members(members: Sequence[Member]) -> None:
+    """Whether the probabilities of several model folders can be averaged plane by plane."""
+    first, *others = [m.folder for m in members]
+    for other in others:
+        for name, one, two in (
+            ("labels", first.description.labels, other.description.labels),
+            ("image channels", first.configuration.channels, other.configuration.channels),
+            ("transpose_forward", first.plans.transpose_forward, other.plans.transpose_forward),
+        ):
+            if one != two:
+                raise ModelError(
+                    f"models {first.path} and {other.path} cannot be averaged: their {name} differ ({one} and {two}). Predict with each, "
+                    "with --save-probabilities npz, and average with ldseg_ensemble, if their labels are the same."
+                )
+
+
+def _case_of(image: Source) -> str:
+    """The file's name without ending and channel number; "image" for what is no file."""
+    first = image[0] if isinstance(image, Sequence) and not isinstance(image, str) and image else image
+    if not isinstance(first, (str, Path)):
+        return "image"
+    name = Path(first).name
+    return CHANNEL.sub("", name[: -len(ending_of(Path(first)))])
+
+
+def _ahead(items: Iterator[T], pool: Executor) -> Iterator[T]:
+    """The items; while one is used, the next is made in `pool`."""
+    end = object()
+    future = pool.submit(next, items, end)
+    while (item := future.result()) is not end:
+        future = pool.submit(next, items, end)
+        yield item  # type: ignore[misc]

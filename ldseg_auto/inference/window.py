@@ -1,47 +1,42 @@
-"""The sliding window: tiles on the latent grid, noise cropped from the volume's, Gaussian weights."""
+"""The sliding window: tiles on the latent grid, noise cropped from the volume's, Gaussian weights.
+
+The image encoder runs once per tile for all samples. Planes along the first axis are handed on as soon as no later tile reaches them, so
+that logits of a whole volume are never held.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
-from math import ceil
+import math
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ldseg_auto.inference.device import inference_type
 from ldseg_auto.inference.noise import case_noise, sample_numbers
+from ldseg_auto.inference.ring import PIECE, Ring, make_ring
+from ldseg_auto.inference.tiles import Box, Layout, gaussian, tile_starts
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration
+from ldseg_auto.scratch import Room, Scratch
 
-SIGMA = 1 / 8  # of the patch, as nnU-Net's
-WEIGHT_FLOOR = 1e-3  # of the centre's weight
-
-
-def tile_starts(size: int, patch: int, step: float, multiple: int) -> list[int]:
-    """First voxels of the tiles along one axis: multiples of the latent factor, covering `size`.
-
-    They are at most `step * patch` apart, or `multiple` where that is more.
-
-    Args:
-        size: voxels, at least `patch`, and `size - patch` a multiple of `multiple`.
-    """
-    stride = max(multiple, int(patch * step) // multiple * multiple)
-    count = ceil((size - patch) / stride) + 1
-    if count == 1:
-        return [0]
-    even = (size - patch) / (count - 1)
-    return [round(i * even / multiple) * multiple for i in range(count)]
+__all__ = ["Draws", "SlidingWindow", "gaussian", "tile_starts"]
+MEMORY = Room()
+TINY = 1e-30  # probabilities below are taken as this where a logarithm is needed
 
 
-def gaussian(patch: Sequence[int]) -> torch.Tensor:
-    """Weights `(*patch)`: 1 at the centre, sigma an eighth of the patch, never below a thousandth."""
-    out = torch.ones(())
-    for i, p in enumerate(patch):
-        x = (torch.arange(p, dtype=torch.float32) - (p - 1) / 2) / (p * SIGMA)
-        out = out * torch.exp(-x.square() / 2).view(-1, *([1] * (len(patch) - 1 - i)))
-    return (out / out.max()).clamp_min(WEIGHT_FLOOR)
+@dataclass(frozen=True)
+class Draws:
+    """Which samples of a case: what its noise is a function of."""
+
+    case: str
+    seed: int
+    steps: int  # network evaluations per sample
+    numbers: tuple[int, ...]  # samples, or (noise.CENTRE,)
+    regions: bool  # whether heads are regions (sigmoid), or classes (softmax)
 
 
 class SlidingWindow:
@@ -52,88 +47,142 @@ class SlidingWindow:
         device: where the networks run.
         tile_batch: tiles per network call on an accelerator. On a CPU tiles run one by one: the convolution kernels there choose
             their blocking by batch size, so that only this keeps results identical to the bit.
+        mirror: spatial axes; each tile is also predicted mirrored along every subset of them, and the probabilities are averaged.
+        precision: what networks compute in, see device.inference_type.
+        room: for the logits of unfinished planes.
     """
 
-    def __init__(self, configuration: Configuration, device: torch.device, tile_batch: int) -> None:
-        self.configuration, self.device = configuration, device
+    def __init__(
+        self, configuration: Configuration, device: torch.device, tile_batch: int, mirror: Sequence[int] = (), precision: str = "auto",
+        room: Room = MEMORY,
+    ) -> None:  # fmt: skip
+        self.configuration, self.device, self.room = configuration, device, room
         self.tile_batch = 1 if device.type == "cpu" else tile_batch
-        flat = configuration.dimensions == 2
-        self.patch = (1, *configuration.patch_size) if flat else configuration.patch_size
-        self.factor = (1, *configuration.latent.factor) if flat else configuration.latent.factor
-        self.weights = gaussian(configuration.patch_size).view(self.patch)
+        self.type = inference_type(device, precision)
+        self.flips = tuple(chain.from_iterable(combinations(mirror, n) for n in range(len(mirror) + 1)))
+        self.weights = gaussian(configuration.patch_size).view(Layout.of(configuration, (1, 1, 1)).patch)
 
-    @torch.inference_mode()
     def probabilities(
         self, models: Sequence[LDSeg], image: np.ndarray, case: str, seed: int, steps: int, samples: int, regions: bool
     ) -> np.ndarray:
         """Mean probabilities `(heads, z, y, x)` float32 of a preprocessed image `(c, z, y, x)` over models and samples."""
-        padded, inner = self._padded(image)
-        total, numbers = torch.zeros(()), sample_numbers(self.configuration, steps, samples)
-        for model in models:
-            for sample in numbers:
-                total = total + _probabilities(self._scores(model, padded, case, seed, sample, steps)[inner], regions)
-        return (total / (len(models) * samples)).numpy()
+        draws = Draws(case, seed, steps, tuple(sample_numbers(self.configuration, steps, samples)), regions)
+        parts = [p.mean(0) for p in self.planes(models, image, draws)]
+        return np.concatenate(parts, 1)
 
-    @torch.inference_mode()
     def draw(self, model: LDSeg, image: np.ndarray, case: str, seed: int, steps: int, sample: int, regions: bool) -> np.ndarray:
         """Probabilities `(heads, z, y, x)` float32 of one posterior sample, the `sample`-th of its case, or `noise.CENTRE`."""
-        padded, inner = self._padded(image)
-        return _probabilities(self._scores(model, padded, case, seed, sample, steps)[inner], regions).numpy()
+        parts = [p[0] for p in self.planes([model], image, Draws(case, seed, steps, (sample,), regions))]
+        return np.concatenate(parts, 1)
 
-    def _padded(self, image: np.ndarray) -> tuple[torch.Tensor, tuple[slice, ...]]:
-        """`_pad` of a preprocessed image `(c, z, y, x)`."""
-        return self._pad(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+    @torch.inference_mode()
+    def planes(
+        self, models: Sequence[LDSeg], image: np.ndarray | Scratch, draws: Draws, *stops: threading.Event
+    ) -> Generator[np.ndarray, None, None]:
+        """Probabilities of all draws, some planes at a time, in order.
 
-    def _pad(self, image: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, ...]]:
-        """Zeros around, evenly, up to the patch and to multiples of the factor; and where the image lies therein."""
-        wanted = [max(p, ceil(s / f) * f) for s, p, f in zip(image.shape[1:], self.patch, self.factor, strict=True)]
-        before = [(w - s) // 2 for w, s in zip(wanted, image.shape[1:], strict=True)]
-        sides: list[int] = []
-        for w, s, b in reversed(list(zip(wanted, image.shape[1:], before, strict=True))):
-            sides += [b, w - s - b]
-        inner = (slice(None), *(slice(b, b + s) for b, s in zip(before, image.shape[1:], strict=True)))
-        return F.pad(image, sides), inner
+        Args:
+            image: preprocessed, `(c, z, y, x)` float32.
+            stops: once one of them is set, no further tiles are predicted and the planes end.
 
-    def _scores(self, model: LDSeg, image: torch.Tensor, case: str, seed: int, sample: int, steps: int) -> torch.Tensor:
-        """Logits `(heads, *spatial)` of one sample, tiles blended."""
-        spatial = tuple(image.shape[1:])
-        latent = (model.channels, *(s // f for s, f in zip(spatial, self.factor, strict=True)))
-        out = torch.zeros(model.heads, *spatial)
-        weight = torch.zeros(spatial)
-        ancestral = model.sampler == "ddpm"
-        draws = [case_noise(seed, case, sample, latent)] + [
-            case_noise(seed, case, sample, latent, i) for i in range(steps if ancestral else 0)
-        ]
-        for boxes in self._batches(spatial):
-            tiles = torch.stack([image[(slice(None), *box)] for box in boxes])
-            noises = [torch.stack([draw[(slice(None), *self._on_latent(box))] for box in boxes]) for draw in draws]
-            for box, scores in zip(boxes, self._network(model, tiles, noises, steps), strict=True):
-                out[(slice(None), *box)] += scores * self.weights
-                weight[box] += self.weights
-        return out / weight
+        Yields:
+            `(models x samples, heads, planes, y, x)` float32; models, then samples.
+        """
+        array = image.array if isinstance(image, Scratch) else np.ascontiguousarray(image, np.float32)
+        volume, layout = torch.from_numpy(array), Layout.of(self.configuration, array.shape[1:])
+        batches = list(layout.batches(self.tile_batch))
+        depth, rows = max(b[-1][0].stop - b[0][0].start for b in batches), len(models) * len(draws.numbers) * models[0].heads
+        ring = make_ring((rows, depth, *layout.padded[1:]), self.weights, self.device, self.room)
+        for batch, after in zip(batches, [*batches[1:], None], strict=True):
+            if any(stop.is_set() for stop in stops):
+                return
+            tiles = torch.stack([layout.cut(volume, box) for box in batch]).to(self.device)
+            if isinstance(image, Scratch):
+                image.let_go()
+            for m, model in enumerate(models):
+                row = m * len(draws.numbers) * model.heads
+                for logits in self._network(model, tiles, self._noises(model, layout, batch, draws), draws):
+                    for box, scores in zip(batch, logits, strict=True):
+                        ring.add(row, box, scores)
+                    row += logits.shape[1]
+            for box in batch:
+                ring.count(box)
+            finished = slice(batch[0][0].start, after[0][0].start if after else layout.padded[0])
+            for logits in _take(ring, finished, layout):
+                per_draw = logits.to(self.device).unflatten(0, (-1, models[0].heads))
+                yield _probabilities(per_draw, draws.regions, 1).cpu().numpy()
 
-    def _network(self, model: LDSeg, tiles: torch.Tensor, noises: list[torch.Tensor], steps: int) -> torch.Tensor:
-        """Logits `(b, heads, *patch)` in float32 on the CPU."""
-        if self.configuration.dimensions == 2:
-            tiles, noises = tiles[:, :, 0], [n[:, :, 0] for n in noises]
-        tiles, noises = tiles.to(self.device), [n.to(self.device) for n in noises]
-        with torch.autocast(self.device.type, inference_type(self.device), enabled=self.device.type == "cuda"):
-            condition = model.condition(tiles)
-            z = model.sample(noises[0], condition, steps, lambda i: noises[i + 1])
-            scores = model.decode(z, condition)
-        scores = scores.float().cpu()
-        return scores[:, :, None] if self.configuration.dimensions == 2 else scores
+    def _noises(self, model: LDSeg, layout: Layout, boxes: list[Box], draws: Draws) -> list[list[torch.Tensor]]:
+        """For each sample its noise, then DDPM's of each step, `(b, k, *latent)` on the tiles."""
+        shape = (model.channels, *(s // f for s, f in zip(layout.padded, layout.factor, strict=True)))
+        steps = range(-1, draws.steps if model.sampler == "ddpm" else 0)
+        spans = [layout.on_latent(box) for box in boxes]
+        planes = slice(spans[0][0].start, spans[-1][0].stop)
+        found = []
+        for number in draws.numbers:
+            whole = [case_noise(draws.seed, draws.case, number, shape, step, planes) for step in steps]
+            rows = [slice(s[0].start - planes.start, s[0].stop - planes.start) for s in spans]
+            found.append([torch.stack([w[:, r, s[1], s[2]] for r, s in zip(rows, spans, strict=True)]).to(self.device) for w in whole])
+        return found
 
-    def _batches(self, spatial: Sequence[int]) -> Iterator[list[tuple[slice, ...]]]:
-        starts = [tile_starts(s, p, self.configuration.inference.step, f) for s, p, f in zip(spatial, self.patch, self.factor, strict=True)]
-        boxes = [tuple(slice(a, a + p) for a, p in zip(first, self.patch, strict=True)) for first in product(*starts)]
-        for i in range(0, len(boxes), self.tile_batch):
-            yield boxes[i : i + self.tile_batch]
+    def _network(self, model: LDSeg, tiles: torch.Tensor, noises: list[list[torch.Tensor]], draws: Draws) -> Iterator[torch.Tensor]:
+        """Logits `(b, n, *patch)` float32 of each sample, all heads together or, where they are many, some after the other.
 
-    def _on_latent(self, box: tuple[slice, ...]) -> tuple[slice, ...]:
-        return tuple(slice(b.start // f, b.stop // f) for b, f in zip(box, self.factor, strict=True))
+        The image encoder runs once per mirroring. With mirroring they are the logits of the mean probabilities.
+        """
+        if self.flips == ((),):
+            at_once = PIECE // (4 * len(tiles) * self.weights.numel())
+            yield from self._samples(model, tiles, noises, draws.steps, (), max(1, at_once))
+            return
+        means: list[torch.Tensor] = [torch.zeros(())] * len(noises)
+        for flip in self.flips:
+            for n, logits in enumerate(self._samples(model, tiles, noises, draws.steps, flip, model.heads)):
+                both = (logits, -logits) if draws.regions else (logits,)
+                means[n] = means[n] + torch.stack([_probabilities(x, draws.regions, 1) for x in both]) / len(self.flips)
+        for mean in means:
+            yes, *no = mean.clamp_min(TINY).log()
+            yield yes - no[0] if no else yes
+
+    def _samples(
+        self, model: LDSeg, tiles: torch.Tensor, noises: list[list[torch.Tensor]], steps: int, flip: Sequence[int], at_once: int
+    ) -> Iterator[torch.Tensor]:
+        """The same for one mirroring: image and noise are mirrored, the logits mirrored back. `at_once` heads come together."""
+        flat, axes = self.configuration.dimensions == 2, [axis - self.configuration.dimensions for axis in flip]
+        with self.autocast():
+            condition = model.condition(_flipped(tiles[:, :, 0] if flat else tiles, axes))
+        for of_sample in noises:
+            start, *fresh = [_flipped(n[:, :, 0] if flat else n, axes) for n in of_sample]
+            with self.autocast():
+                z = model.sample(start, condition, steps, fresh.__getitem__)
+                parts = iter([model.decode(z, condition)]) if at_once >= model.heads else model.decode_in_parts(z, condition, at_once)
+            while True:
+                with self.autocast():
+                    scores = next(parts, None)
+                if scores is None:
+                    break
+                scores = _flipped(scores.float(), axes)
+                yield scores[:, :, None] if flat else scores
+
+    def autocast(self) -> torch.autocast:
+        """What networks compute in."""
+        return torch.autocast(self.device.type, self.type, enabled=self.type != torch.float32)
 
 
-def _probabilities(scores: torch.Tensor, regions: bool) -> torch.Tensor:
-    """Sigmoid or softmax of logits `(heads, *spatial)`."""
-    return scores.sigmoid() if regions else scores.softmax(0)
+def _take(ring: Ring, planes: slice, layout: Layout) -> Iterator[torch.Tensor]:
+    """Finished logits `(rows, planes, y, x)` without the padding, so many planes at a time as PIECE bytes hold (one at least)."""
+    low, *sides = [slice(b, b + s) for b, s in zip(layout.before, layout.shape, strict=True)]
+    count = max(1, PIECE // (4 * math.prod((len(ring.sums), *layout.padded[1:]))))
+    for start in range(planes.start, planes.stop, count):
+        stop = min(start + count, planes.stop)
+        logits = ring.take(slice(start, stop))[:, max(0, low.start - start) : max(0, low.stop - start)]
+        if logits.shape[1]:
+            yield logits[(slice(None), slice(None), *sides)]
+
+
+def _flipped(array: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    return array.flip(axes) if axes else array
+
+
+def _probabilities(logits: torch.Tensor, regions: bool, heads: int) -> torch.Tensor:
+    """Sigmoid, or softmax over the axis `heads`, of logits."""
+    return logits.sigmoid() if regions else logits.softmax(heads)

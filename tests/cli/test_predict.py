@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from ldseg_auto.cli import common
 from ldseg_auto.cli.predict import build, work
-from ldseg_auto.inference.predictor import CaseStatus, Predictor
+from ldseg_auto.inference.case_score import CaseScore
+from ldseg_auto.inference.outputs import Extras, case_record, write_predictions
+from ldseg_auto.inference.predictor import CaseStatus, Options, Predictor
 
 LOADING, PREDICTING = inspect.signature(Predictor.from_folder), inspect.signature(Predictor.predict_folder)
 
@@ -28,6 +31,12 @@ class Recorder:
         bound.apply_defaults()
         self.loaded = bound.arguments
         return self
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.closed = True
 
     def predict_folder(self, *args: Any, **kwargs: Any) -> list[CaseStatus]:
         self.predicted = PREDICTING.bind(self, *args, **kwargs).arguments
@@ -74,12 +83,17 @@ def test_several_models_are_listed_with_their_flags(results: Path, recorder: Rec
     assert not recorder.loaded
 
 
-def test_models_that_flags_cannot_tell_apart_are_listed_by_folder(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_of_several_plans_are_told_apart_by_their_name(
+    results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
     other = results / "Dataset012_Knee" / "otherPlans__2d"
     (other / "fold_1").mkdir(parents=True)
     (other / "fold_1" / "checkpoint_best.pth").touch()
     assert predict(results, "-d", "12") == 2
-    assert f"-m {other}   (Dataset012_Knee)" in capsys.readouterr().err
+    assert "  -d 12 -c 2d -p otherPlans   (Dataset012_Knee)" in capsys.readouterr().err
+    assert predict(results, "-d", "12", "-p", "otherPlans") == 0 and recorder.loaded["model_folder"] == other
+    assert predict(results, "-d", "12", "-p", "noPlans") == 2
+    assert "no model of dataset 12 of plans noPlans is trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -114,10 +128,26 @@ def test_flags_reach_the_predictor(results: Path, recorder: Recorder) -> None:
     model = results / "Dataset012_Knee" / "ldsegPlans__2d"
     flags = ["-m", str(model), "-f", "0", "all", "--steps", "3", "--samples", "5", "--seed", "7", "--device", "cpu", "--tile-batch", "2"]
     assert predict(results, *flags, "--overwrite") == 0
-    expected = {"model_folder": model, "folds": ["0", "all"], "device": "cpu", "steps": 3, "samples": 5, "seed": 7, "tile_batch": 2}
-    assert recorder.loaded == expected
+    expected = {"model_folder": [model], "folds": ["0", "all"], "device": "cpu", "steps": 3, "samples": 5, "seed": 7, "tile_batch": 2}
+    assert recorder.loaded == {**expected, "options": Options()}
+    assert recorder.closed
     assert recorder.predicted["inputs"] == results.parent / "in" and recorder.predicted["output"] == results.parent / "out"
     assert recorder.predicted["overwrite"] is True
+
+
+def test_flags_of_how_networks_run_and_of_the_share_of_cases(results: Path, recorder: Recorder) -> None:
+    models = [str(results / "Dataset004_Hippocampus" / f"ldsegPlans__{c}") for c in ("2d", "3d_fullres")]
+    assert predict(results, "-m", *models, "--tta", "mirror", "--precision", "bf16", "--compile", "--part", "2/3") == 0
+    assert recorder.loaded["model_folder"] == [Path(m) for m in models]
+    assert recorder.loaded["options"] == Options(mirror=True, precision="bf16", compile=True)
+    assert recorder.predicted["part"] == (2, 3)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/2", "a/b"])
+def test_parts_that_cannot_be(results: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        predict(results, f"--part={text}")
+    assert f"'{text}' is not a part k/n" in capsys.readouterr().err
 
 
 def test_without_flags_the_plans_decide(results: Path, recorder: Recorder) -> None:
@@ -136,8 +166,31 @@ def test_failed_cases_are_named_and_the_exit_code_is_1(results: Path, recorder: 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(("-m", "x", "-d", "4"), "-m names the model already"), (("-i", "/nowhere/scan.nii.gz"), "-i /nowhere/scan.nii.gz does not exist")],
+    [
+        (("-m", "x", "-d", "4"), "-m names the model already"),
+        (("-m", "x", "-p", "a"), "-m names the model already"),
+        (("-i", "/nowhere/scan.nii.gz"), "-i /nowhere/scan.nii.gz does not exist"),
+    ],
 )
 def test_bad_flags(results: Path, flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(results, *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_doubt_flags_reach_the_predictor(results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(results, "-d", "12") == 0
+    assert recorder.predicted["extras"] == Extras() and recorder.predicted["flag_below"] is None
+    flags = ["--save-probabilities", "npz", "--save-uncertainty", "--save-samples", "--preview", "--flag-below", "0.8"]
+    out = results.parent / "out"
+    sizes = CaseScore(1, None, 0.9, {}, predicted_dice=0.7)
+    write_predictions(out, {c: case_record(s, 0.8) for c, s in (("a", sizes), ("b", replace(sizes, predicted_dice=None)))}, {})
+    assert predict(results, "-d", "12", *flags) == 0
+    assert recorder.predicted["extras"] == Extras("npz", True, True, True) and recorder.predicted["flag_below"] == 0.8
+    assert "flagged in predictions.csv: 1 with a predicted Dice below 0.8, 1 without a predicted Dice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--flag-below", "1.1"], ["--flag-below", "nan"], ["--save-probabilities", "pickle"]])
+def test_impossible_doubt_flags(results: Path, flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        predict(results, "-d", "12", *flags)
+    assert caught.value.code == 2

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import common, evaluate, plan_and_preprocess, predict, train
+from ldseg_auto.cli import common, evaluate, plan, plan_and_preprocess, predict, train
 
-COMMANDS = {"plan": plan_and_preprocess, "train": train, "predict": predict, "evaluate": evaluate}
+COMMANDS = {"plan": plan_and_preprocess, "plan_only": plan, "train": train, "predict": predict, "evaluate": evaluate}
 ROOTS = {
-    "plan": ("raw", "preprocessed"), "train": ("preprocessed", "results"), "predict": ("results",), "evaluate": ("raw", "preprocessed"),
-}  # fmt: skip
+    "plan": ("raw", "preprocessed"),
+    "plan_only": ("raw", "preprocessed"),
+    "train": ("preprocessed", "results"),
+    "predict": ("results",),
+    "evaluate": ("raw", "preprocessed"),
+}
 TINY = (
     "training.iterations_per_epoch=2", "training.workers=0", "training.validation_patches=1", "batch_size=1", "sampling.steps=2",
     "latent.channels=2",

@@ -48,7 +48,7 @@ def test_full_disk_while_preprocessing(bench, tree, monkeypatch, capsys):
     assert bench.run("plan", "-d", 1) == 1
     err = capsys.readouterr().err
     assert re.search("case toy_009 failed: .*No space left on device", err) and "Traceback" not in err
-    kept(tree, bench, before, r"dataset_fingerprint|ldsegPlans\.json|splits_final|preprocessed/.*/dataset\.json")
+    kept(tree, bench, before, r"dataset_fingerprint|ldsegPlans\.json|report\.html|splits_final|preprocessed/.*/dataset\.json")
     monkeypatch.undo()
     assert bench.run("plan", "-d", 1) == 0
     assert "1 cases preprocessed, 3 were up to date" in capsys.readouterr().out
@@ -79,4 +79,5 @@ def test_full_disk_while_predicting(bench, tree, monkeypatch, capsys):
     kept(tree, bench, before, "^$")
     statuses = {name: case["status"] for name, case in json.loads((output / "manifest.json").read_text())["cases"].items()}
     assert statuses == {"toy_000": "done", "toy_001": "failed", "toy_002": "done"}
-    assert sorted(p.name for p in output.iterdir()) == ["manifest.json", "toy_000.nii.gz", "toy_002.nii.gz"]
+    tables = ["manifest.json", "predictions.csv", "predictions.json"]
+    assert sorted(p.name for p in output.iterdir()) == [*tables, "toy_000.nii.gz", "toy_002.nii.gz"]

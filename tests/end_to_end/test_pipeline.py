@@ -86,7 +86,8 @@ def test_model_folder_is_complete(trained):
     files = {str(p.relative_to(model / "fold_0")) for p in (model / "fold_0").rglob("*") if p.is_file()}
     kinds = {f"checkpoint_{k}.pth" for k in ("final", "best", "latest")}
     assert files == kinds | {
-        "plans.json", "training_log.csv", "curves.png", "latent.json", "steps.json", "manifest.json", "validation/summary.json",
+        "plans.json", "training_log.csv", "curves.png", "latent.json", "steps.json", "manifest.json", "predicted_dice.json",
+        "validation/summary.json",
     }  # fmt: skip
     rows = list(csv.DictReader((model / "fold_0" / "training_log.csv").open()))
     assert [int(r["iteration"]) for r in rows] == [1, 2, 3, 4]

@@ -59,6 +59,10 @@ def test_finding(tmp_path: Path, make_configuration: Make) -> None:
     assert find_models(tmp_path) == [one, two, other]
     assert find_models(tmp_path, 1) == [one, two]
     assert find_models(tmp_path, None, "2d") == [one, other]
+    assert find_models(tmp_path, plans_name=one.name.split("__")[0]) == [
+        m for m in (one, two, other) if m.name.startswith(one.name.split("__")[0])
+    ]
+    assert find_models(tmp_path, plans_name="ldseg") == []
     assert find_models(tmp_path, 2) == [] == find_models(tmp_path / "none")
 
 

@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from ldseg_auto.data.image_io import read_image, read_label
 from ldseg_auto.errors import InputError
 from ldseg_auto.files import hash_file
 from ldseg_auto.inference.predictor import Predictor
-from ldseg_auto.networks.ldseg import LDSeg
-from ldseg_auto.planners.plans import Configuration, Intensities, Plans
-from ldseg_auto.training import checkpoint
-
-SETUP = {"strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)), "stage": 1, "patch": (4, 16, 16)}
-
-
-@pytest.fixture
-def model(tmp_path: Path, make_configuration: Callable[..., Configuration], make_dataset: Callable[..., Path]) -> Path:
-    """An untrained model of three classes, whose masks have structure, and the raw dataset `raw/Dataset001_Toy` it belongs to."""
-    raw = make_dataset(tmp_path / "raw", n_cases=3, shape=(6, 24, 20))
-    folder = tmp_path / "results" / "Dataset001_Toy" / "ldsegPlans__3d_fullres"
-    configuration = make_configuration(**SETUP)
-    intensities = Intensities(0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0)
-    known = {"3d_fullres": configuration}
-    Plans("Dataset001_Toy", "ldsegPlans", "abc", ".nii.gz", (0, 1, 2), (intensities,), known, "3d_fullres").save(folder / "plans.json")
-    (folder / "dataset.json").write_text((raw / "dataset.json").read_text())
-    torch.manual_seed(0)
-    network = LDSeg(configuration, 3)
-    torch.nn.init.normal_(network.decoder.head.weight, std=2.0)
-    content = {"ema": network.state_dict(), "dataset_name": "Dataset001_Toy", "fingerprint_hash": "abc"}
-    checkpoint.save(folder / "fold_0" / "checkpoint_final.pth", content)
-    return folder
-
-
-@pytest.fixture
-def images(model: Path, tmp_path: Path) -> Path:
-    """imagesTr of the dataset."""
-    return tmp_path / "raw" / "Dataset001_Toy" / "imagesTr"
 
 
 def manifest_of(folder: Path) -> dict:
@@ -75,7 +44,8 @@ def test_one_failing_case_does_not_stop_the_others(model: Path, images: Path, tm
     statuses = Predictor.from_folder(model, device="cpu").predict_folder(images, tmp_path / "out")
     assert [s.status for s in statuses] == ["done", "failed", "done"]
     assert "toy_001_0000.nii.gz" in statuses[1].message
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "toy_000.nii.gz", "toy_002.nii.gz"]
+    tables = ["manifest.json", "predictions.csv", "predictions.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*tables, "toy_000.nii.gz", "toy_002.nii.gz"]
     assert manifest_of(tmp_path / "out")["cases"]["toy_001"]["status"] == "failed"
 
 

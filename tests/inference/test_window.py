@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -12,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldseg_auto.inference import window as module
 from ldseg_auto.inference.noise import case_noise
-from ldseg_auto.inference.window import SlidingWindow, gaussian, tile_starts
+from ldseg_auto.inference.tiles import Layout
+from ldseg_auto.inference.window import Draws, SlidingWindow, gaussian, tile_starts
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration, Sampling
 
@@ -172,3 +175,67 @@ def test_seams_agree_because_noise_is_drawn_for_the_whole_volume(make_configurat
     noise = case_noise(0, "a", 0, (3, 4, 4, 4))[:2]
     full = torch.nn.functional.interpolate(noise[None], size=(8, 16, 16), mode="nearest")[0]
     np.testing.assert_allclose(out, full.sigmoid().numpy(), rtol=1e-4)
+
+
+class Even(Stub):
+    """Logits that a mirrored image gives mirrored: nothing but the image, and the noise at full resolution."""
+
+    def decode(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return condition + torch.nn.functional.interpolate(z, size=condition.shape[2:], mode="nearest")[:, :2]
+
+
+@pytest.mark.parametrize("regions", [True, False])
+@pytest.mark.parametrize("setup", SETUPS)
+def test_mirroring_a_network_without_direction_changes_nothing(make_configuration: Make, setup: str, regions: bool) -> None:
+    """Image and noise are mirrored together, and the logits back; in the mean of equal probabilities nothing is lost."""
+    configuration, image = make_configuration(**SETUPS[setup], sampling=Sampling(1, centre=False)), image_of(setup)
+    plain, mirrored = (
+        SlidingWindow(configuration, CPU, 1, axes).probabilities([Even(configuration, "")], image, "a", 0, 1, 2, regions)  # type: ignore[list-item]
+        for axes in ((), tuple(range(configuration.dimensions)))
+    )
+    np.testing.assert_allclose(mirrored, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_mirroring_averages_probabilities(make_configuration: Make, regions: bool) -> None:
+    """One tile: the mean over flips of what the network gives for the flipped image, by hand."""
+    configuration = make_configuration(patch=(16, 16), sampling=Sampling(1))
+    model, image = build(configuration), np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
+    found = SlidingWindow(configuration, CPU, 1, (0, 1)).probabilities([model], image, "a", 0, 1, 1, regions)
+    expected = []
+    for axes in ((), (2,), (3,), (2, 3)):
+        with torch.inference_mode():
+            logits = model.predict(torch.from_numpy(image).flip(axes), torch.zeros(1, *model.latent_shape((16, 16))), 1).flip(axes)
+        expected.append((logits.sigmoid() if regions else logits.softmax(1))[0])
+    np.testing.assert_allclose(found[:, 0], torch.stack(expected).mean(0).numpy(), atol=1e-5)
+    assert max(float((e - expected[0]).abs().max()) for e in expected) > 1e-2
+
+
+def test_the_image_encoder_runs_once_per_tile_for_all_samples(make_configuration: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = make_configuration(patch=(16, 16))
+    model, calls = build(configuration), {"condition": 0, "sample": 0, "decode": 0}
+    for name in calls:
+        plain = getattr(LDSeg, name)
+        monkeypatch.setattr(LDSeg, name, lambda *given, name=name, plain=plain: [calls.update({name: calls[name] + 1}), plain(*given)][1])
+    window, image = SlidingWindow(configuration, CPU, 1), image_of("2d")
+    tiles = len(Layout.of(configuration, image.shape[1:]).boxes())
+    window.probabilities([model], image, "a", 0, 2, 3, False)
+    assert calls == {"condition": tiles, "sample": 3 * tiles, "decode": 3 * tiles} and tiles > 4
+
+
+def test_many_heads_come_in_parts(make_configuration: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = make_configuration(**SETUPS["3d"])
+    model, image, window = build(configuration), image_of("3d"), SlidingWindow(configuration, CPU, 1)
+    whole = window.probabilities([model], image, "a", 0, 1, 2, False)
+    monkeypatch.setattr(module, "PIECE", 4 * 2 * window.weights.numel())
+    monkeypatch.setattr(LDSeg, "decode", None)
+    np.testing.assert_allclose(window.probabilities([model], image, "a", 0, 1, 2, False), whole, atol=1e-5)
+
+
+def test_stopped_between_tiles(make_configuration: Make) -> None:
+    configuration = make_configuration(patch=(16, 16))
+    stop, image = threading.Event(), np.zeros((1, 9, 16, 16), np.float32)
+    planes = SlidingWindow(configuration, CPU, 1).planes([build(configuration)], image, Draws("a", 0, 1, (0,), False), stop)
+    assert next(planes).shape == (1, 3, 1, 16, 16)
+    stop.set()
+    assert list(planes) == []
