@@ -39,6 +39,7 @@ class Request:
     choices: Choices = Choices()
     source: Path | None = None  # plans to copy; of the choices only the settings are then possible
     workers: int = 2
+    results: Path | None = None  # root of the trained models, for the report
 
 
 def make_and_store(raw: Path, preprocessed: Path, dataset_id: int, request: Request, progress: Progress = silent) -> tuple[Path, Plans]:
@@ -75,7 +76,7 @@ def make_and_store(raw: Path, preprocessed: Path, dataset_id: int, request: Requ
     if fingerprint is not stored:
         fingerprint.save(target / FINGERPRINT)
     path = write_plans(target, plans)
-    write_report(target, fingerprint, plans)
+    write_report(target, fingerprint, plans, results=request.results)
     return path, plans
 
 

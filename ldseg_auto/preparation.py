@@ -58,6 +58,7 @@ class Options:
     plans_name: str = PLANS_NAME  # of the plans file, without .json
     choices: Choices | None = None  # for new plans; None takes the plans that are there as they are, else the rules' own
     groups: str | None = None  # regular expression on the case name, in place of dataset.json's `groups`
+    results: Path | None = None  # root of the trained models, for the report
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
         if options.clean:
             remove_cases(target, list(folders_of(plans, wanted)))
         outcomes = preprocess_dataset(dataset, plans, wanted, target, hashes, pool, progress)
-        report = write_report(target, fingerprint, plans, dataset, pool, progress)
+        report = write_report(target, fingerprint, plans, dataset, pool, progress, options.results)
     failures = {o.item.identifier: str(o.error) or type(o.error).__name__ for o in outcomes if o.error is not None}
     written = sum(bool(o.value) for o in outcomes)
     return Prepared(target, plans, written, len(outcomes) - written - len(failures), failures, report)

@@ -39,7 +39,7 @@ def build() -> argparse.ArgumentParser:
     copy.add_argument("--from-plans", type=Path, metavar="FILE", help="copy this plans file; a trained model's plans.json too")
     workers = "processes, where something has to be measured (default: 2)"
     parser.add_argument("-np", "--workers", type=common.positive_int, default=2, metavar="N", help=workers)
-    common.add_roots(parser, "raw", "preprocessed")
+    common.add_roots(parser, "raw", "preprocessed", "results")
     return parser
 
 
@@ -54,7 +54,7 @@ def work(args: argparse.Namespace) -> None:
         flag = "--gpu-memory" if args.gpu_memory is not None else "--target-spacing"
         copy = "--from-plans" if args.from_plans else "--from-dataset"
         raise InputError(f"{flag} and {copy} contradict each other: copied plans keep their patch and spacing. Leave one out.")
-    request = Request(args.plans_name or "", planning_flags.choices(args), source, args.workers)
+    request = Request(args.plans_name or "", planning_flags.choices(args), source, args.workers, common.root(args, "results"))
     path, plans = make_and_store(
         common.root(args, "raw"), common.root(args, "preprocessed"), args.dataset, request, common.progress_bar(args)
     )

@@ -41,7 +41,7 @@ def build() -> argparse.ArgumentParser:
     groups = "regular expression on the case name; cases that share its first group (a patient) are never split between folds"
     parser.add_argument("--groups", metavar="REGEX", help=f"{groups} (default: the key groups of dataset.json)")
     planning_flags.add(parser)
-    common.add_roots(parser, "raw", "preprocessed")
+    common.add_roots(parser, "raw", "preprocessed", "results")
     return parser
 
 
@@ -52,7 +52,8 @@ def work(args: argparse.Namespace) -> int:
 
     choices = planning_flags.choices(args) if planning_flags.given(args) else None
     name = args.plans_name or planning_flags.DEFAULT_NAME
-    options = Options(tuple(args.configurations), args.workers, args.verify, args.clean, name, choices, args.groups)
+    results = common.root(args, "results")
+    options = Options(tuple(args.configurations), args.workers, args.verify, args.clean, name, choices, args.groups, results)
     failed = False
     for number in args.datasets:  # before hours of work on the first of them
         common.find_folder(args, "raw", number)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 from ldseg_auto.cli import common
+from ldseg_auto.errors import LdsegError
+
+logger = logging.getLogger(__name__)
 
 EPILOG = """examples:
   ldseg_train 4 0                             fold 0 of dataset 4, as planned
@@ -59,8 +64,22 @@ def work(args: argparse.Namespace) -> None:
         iterations=args.iterations, time_budget=args.time_budget, resume=args.resume, device=args.device, seed=args.seed,
         plans_name=args.plans_name, progress=common.progress_bar(args),
     )  # fmt: skip
+    _update_report(preprocessed, common.root(args, "results"), args.plans_name)
     common.say(args, f"Model: {folder}")
     common.say(args, _validation(read_json(folder / "validation" / "summary.json")))
+
+
+def _update_report(preprocessed: Path, results: Path, plans_name: str) -> None:
+    """The dataset's report gets what this training made of the latent; where it cannot be written, the model is there all the same."""
+    try:
+        from ldseg_auto.planners.fingerprint import Fingerprint
+        from ldseg_auto.planners.plans import Plans
+        from ldseg_auto.report.write import write_report
+
+        plans = Plans.load(preprocessed / f"{plans_name}.json")
+        write_report(preprocessed, Fingerprint.load(preprocessed / "dataset_fingerprint.json"), plans, results=results)
+    except (LdsegError, OSError, ImportError) as cause:  # a bare GPU machine lacks what pictures need
+        logger.warning("the dataset's report was not brought up to date: %s", cause)
 
 
 def _validation(summary: dict[str, Any]) -> str:

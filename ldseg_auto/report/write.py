@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from ldseg_auto.report.html import Section, page
 from ldseg_auto.report.outliers import Findings, find_outliers
 from ldseg_auto.report.pictures import Thumbnail, choose, thumbnail
 from ldseg_auto.report.plan import curve_section, memory_section, plan_section
+from ldseg_auto.report.trained import Reconstruction, reconstructions, trained_section
 
 logger = logging.getLogger(__name__)
 NAME = "report.html"
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 HEAD = 1024  # characters within which a page says what it was made from
 
 
@@ -55,7 +56,7 @@ def report_path(folder: Path, plans_name: str) -> Path:
 
 def write_report(
     folder: Path, fingerprint: Fingerprint, plans: Plans, dataset: RawDataset | None = None, pool: Executor | None = None,
-    progress: Progress = silent,
+    progress: Progress = silent, results: Path | None = None,
 ) -> Report:  # fmt: skip
     """Writes report.html into `folder`, atomically; the same input gives the same bytes, and what is up to date is left alone.
 
@@ -65,6 +66,7 @@ def write_report(
         folder: of the plans.
         dataset: for the pictures.
         pool: draws the pictures; None draws them in this process.
+        results: root of the trained models, whose reconstruction stands beside the planned ceiling.
 
     Returns:
         The path, and the cases that stand out. A picture that cannot be drawn is named on the page and ends nothing.
@@ -75,7 +77,9 @@ def write_report(
     path = report_path(folder, plans.plans_name)
     findings = find_outliers(fingerprint)
     of_data = hash_json({"version": REPORT_VERSION, "data": fingerprint.data_hash})
-    of_all = hash_json({"version": REPORT_VERSION, "fingerprint": to_dict(fingerprint), "plans": plans.to_dict()})
+    trained = [] if results is None else reconstructions(results, plans.dataset_name, plans.plans_name)
+    made_from = {"version": REPORT_VERSION, "fingerprint": to_dict(fingerprint), "plans": plans.to_dict()}
+    of_all = hash_json({**made_from, "trained": [asdict(r) for r in trained]})
     there = _keys(path)
     if there[:1] == [of_all] and (there[1:] == [of_data] or dataset is None):
         return Report(path, findings)
@@ -84,11 +88,14 @@ def write_report(
         pictures = _draw(dataset, findings, pool or InProcess(), progress)
         section = picture_section(fingerprint, findings, pictures.odd, pictures.others, pictures.missing)
         of_data = "" if pictures.missing else of_data
-    write_text(path, render(fingerprint, plans, findings, section, (of_all, of_data)))
+    write_text(path, render(fingerprint, plans, findings, section, trained, (of_all, of_data)))
     return Report(path, findings)
 
 
-def render(fingerprint: Fingerprint, plans: Plans, findings: Findings, pictures: Section, keys: tuple[str, str] = ("", "")) -> str:
+def render(
+    fingerprint: Fingerprint, plans: Plans, findings: Findings, pictures: Section, trained: list[Reconstruction],
+    keys: tuple[str, str] = ("", ""),
+) -> str:  # fmt: skip
     """The page as text; `keys` name what it and its pictures were made from."""
     sections = [
         outlier_section(findings, len(fingerprint.cases)),
@@ -97,6 +104,7 @@ def render(fingerprint: Fingerprint, plans: Plans, findings: Findings, pictures:
         plan_section(plans),
         curve_section(plans, fingerprint),
         memory_section(plans),
+        trained_section(trained),
     ]
     return page(f"{fingerprint.dataset_name}: dataset and plan", lead(fingerprint, findings), sections, " ".join(keys))
 

@@ -14,8 +14,8 @@ from ldseg_auto.cli import common, evaluate, plan, plan_and_preprocess, predict,
 
 COMMANDS = {"plan": plan_and_preprocess, "plan_only": plan, "train": train, "predict": predict, "evaluate": evaluate}
 ROOTS = {
-    "plan": ("raw", "preprocessed"),
-    "plan_only": ("raw", "preprocessed"),
+    "plan": ("raw", "preprocessed", "results"),
+    "plan_only": ("raw", "preprocessed", "results"),
     "train": ("preprocessed", "results"),
     "predict": ("results",),
     "evaluate": ("raw", "preprocessed"),

@@ -61,6 +61,15 @@ def manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "manifest.json").read_text())
 
 
+def test_the_report_shows_what_training_made_of_the_latent(trained: Any) -> None:
+    """Measured reconstruction of each class beside the ceiling that was planned."""
+    page = (trained.preprocessed(TOY) / "report.html").read_text(encoding="utf-8")
+    measured = json.loads(next(trained.results.glob("*/*/fold_0/latent.json")).read_text())
+    section = page[page.index('id="trained"') :]
+    for name, dice in measured["reconstruction"].items():
+        assert f"{measured['ceilings'][name]:.3f}" in section and (dice is None or f"{dice:.3f}" in section), name
+
+
 @pytest.fixture(scope="module")
 def inputs(trained: Any) -> Path:
     """Two images as they are and an oblique one."""

@@ -299,3 +299,18 @@ def test_the_planned_sampler_is_taken(make_configuration: Make) -> None:
         expected = sampler(lambda z, t, m=model, c=condition: m.denoise(z, t, c), noise, 6, "cosine")
         torch.testing.assert_close(drawn[name], expected)
     assert not torch.allclose(drawn["ddim"], drawn["multistep"], atol=1e-3)
+
+
+@pytest.mark.parametrize("setup", [{}, {"strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)), "stage": 2, "patch": (4, 8, 16)}], ids=["2d", "3d"])
+@pytest.mark.parametrize("heads", [1, 2, 3, 5])
+def test_decoding_in_parts_is_decoding(make_configuration: Make, setup: dict, heads: int) -> None:
+    configuration = make_configuration(**setup)
+    torch.manual_seed(0)
+    model = LDSeg(configuration, 5).eval().requires_grad_(False)
+    condition, z = (
+        model.condition(torch.randn(2, 1, *configuration.patch_size)),
+        torch.randn(2, *model.latent_shape(configuration.patch_size)),
+    )
+    parts = list(model.decode_in_parts(z, condition, heads))
+    assert [p.shape[1] for p in parts] == [min(heads, 5 - i) for i in range(0, 5, heads)]
+    torch.testing.assert_close(torch.cat(parts, 1), model.decode(z, condition), rtol=1e-4, atol=1e-5)

@@ -94,7 +94,7 @@ def test_page_of_every_kind_of_dataset(make_dataset, plans_of, tmp_path: Path, k
     report = reported(make_dataset(tmp_path, **options), tmp_path / "out", plans_of)
     assert report.path == tmp_path / "out" / "report.html" and [p.name for p in report.path.parent.iterdir()] == ["report.html"]
     page = checked(report.path)
-    assert page.anchors == {"stand-out", "pictures", "distributions", "plan", "curves", "memory"}
+    assert page.anchors == {"stand-out", "pictures", "distributions", "plan", "curves", "trained", "memory"}
     count = sum(a.startswith("data:image/jpeg") for a in page.addresses)
     assert count == options["n_cases"] == sum(a.startswith("data:image/png") for a in page.addresses)
     assert all(f"toy_{i:03d}" in page.text for i in range(options["n_cases"]))

@@ -71,3 +71,17 @@ def test_image_and_label_move_together() -> None:
     inside = [np.corrcoef(d.ravel(), s.ravel())[0, 1] for d, s in zip(data, seg, strict=True)]
     assert np.median(inside) > 0.95 and min(inside) > 0.7
     assert len({s.tobytes() for s in seg}) > 4  # and move they did
+
+
+@pytest.mark.parametrize("axes", [None, (), (0,), (1,), (0, 1)])
+def test_only_allowed_axes_are_mirrored(axes: tuple[int, ...] | None) -> None:
+    """Of the transforms the mirroring alone: a corner lands in as many corners as the axes give."""
+    mirror = augmentation._mirror(range(2) if axes is None else axes)
+    seg = np.zeros((32, 1, 6, 8), np.float32)
+    seg[:, :, 0, 0] = 1
+    for transform in mirror:
+        _, seg = augmentation.seeded(transform, 0, seg.copy(), seg)
+    corners = {tuple(int(i) for i in np.argwhere(s[0])[0]) for s in seg}
+    rows, columns = ({0, 5} if axes is None or 0 in axes else {0}), ({0, 7} if axes is None or 1 in axes else {0})
+    assert corners == {(r, c) for r in rows for c in columns}
+    assert len(augmentation.build((16, 24), axes).transforms) == len(augmentation.build((16, 24)).transforms) - (axes == ())
