@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,15 @@ def calls(make_configuration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def run(module: Any, tmp_path: Path, *flags: str) -> int:
-    return common.run(
-        module.build(), module.work, [*flags, "--raw", str(tmp_path / "raw"), "--preprocessed", str(tmp_path / "preprocessed")]
-    )
+    roots = [word for name in ("raw", "preprocessed", "results") for word in (f"--{name}", str(tmp_path / name))]
+    return common.run(module.build(), module.work, [*flags, *roots])
 
 
 def test_flags_reach_the_planner(tmp_path: Path, calls: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(plan, tmp_path, "-d", "4") == run(plan, tmp_path, "-d", "4", "-p", "large", "-np", "1", *MANY) == 0
     assert [c[:4] for c in calls] == [
-        (tmp_path / "raw", tmp_path / "preprocessed", 4, Request("", Choices(), None, 2)),
-        (tmp_path / "raw", tmp_path / "preprocessed", 4, Request("large", CHOICES, None, 1)),
+        (tmp_path / "raw", tmp_path / "preprocessed", 4, Request("", Choices(), None, 2, tmp_path / "results")),
+        (tmp_path / "raw", tmp_path / "preprocessed", 4, Request("large", CHOICES, None, 1, tmp_path / "results")),
     ]
     out = capsys.readouterr().out
     assert out.startswith("THE PLANS\n")
@@ -72,7 +72,8 @@ def test_plans_to_copy(tmp_path: Path, calls: list[tuple[Any, ...]]) -> None:
 def test_preprocessing_takes_the_same_flags(tmp_path: Path, calls: list[tuple[Any, ...]]) -> None:
     assert run(plan_and_preprocess, tmp_path, "-d", "4", "-np", "1") == 0
     assert run(plan_and_preprocess, tmp_path, "-d", "4", "-np", "1", "-p", "large", *MANY) == 0
-    assert [c[3] for c in calls] == [Options(workers=1), Options(workers=1, plans_name="large", choices=CHOICES)]
+    plain = Options(workers=1, results=tmp_path / "results")
+    assert [c[3] for c in calls] == [plain, replace(plain, plans_name="large", choices=CHOICES)]
 
 
 @pytest.mark.parametrize(
