@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from ldseg_auto.preprocessing.operators import along_first, in_plane, spline
 
-SLAB_BYTES = 2**26  # of all draws' scores held for one slab, about
+SLAB_BYTES = 2**25  # of all scores that one slab is made of and from, about
 MOST_PLANES = 32  # of a slab
 
 

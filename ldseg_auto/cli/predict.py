@@ -6,9 +6,14 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldseg_auto.cli import common
+from ldseg_auto.cli.interrupt import Stop, stopping
 from ldseg_auto.errors import InputError
+
+if TYPE_CHECKING:
+    from ldseg_auto.data.description import Description
 
 PRECISIONS = ("auto", "float32", "bf16", "float16")
 
@@ -18,11 +23,13 @@ EPILOG = """examples:
   ldseg_predict -i knee.nii.gz -o masks             a single file, of a model with one channel
   ldseg_predict -i scans -o masks -m /models/Dataset004_Hippocampus/ldsegPlans__3d_fullres
   ldseg_predict -i scans -o masks -m MODEL_2D MODEL_3D      the mean of two configurations
-  ldseg_predict -i scans -o masks1 --part 1/4               every fourth case: four machines share a folder
+  ldseg_predict -i scans -o masks --part 1/4                every fourth case: four machines share the folders
+  ldseg_predict -i scans -o masks --continue                the cases that an interrupted run did not finish
 
 Name the files in the input folder CASE_0000.EXT (channel 0), CASE_0001.EXT (channel 1), ... with the ending of the training images.
 Each mask lies on its image's own grid; manifest.json in the output folder says what became of each case.
-exit code: 0 all cases done, 1 failed (a case too: the others are predicted), 2 bad input, 130 interrupted"""
+exit code: 0 all cases done, 1 failed (a case too: the others are predicted), 2 bad input,
+130 interrupted, 143 terminated (what is finished stays: go on with --continue)"""
 
 
 def build() -> argparse.ArgumentParser:
@@ -30,7 +37,11 @@ def build() -> argparse.ArgumentParser:
     parser = common.parser("ldseg_predict", "Segment images with a trained model.", EPILOG)
     parser.add_argument("-i", "--input", type=Path, required=True, metavar="IN", help="folder of images, or a single image file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the masks")
-    parser.add_argument("--overwrite", action="store_true", help="accept an output folder that is not empty; replace masks there")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="accept an output folder that is not empty; replace masks there")
+    existing.add_argument(
+        "--continue", dest="resume", action="store_true", help="go on in the output folder: predict what is not finished, or has changed"
+    )
     model = parser.add_argument_group("model", "Needed only where several models are trained.")
     model.add_argument("-d", "--dataset", type=common.dataset_id, metavar="ID", help="number of the dataset that the model was trained on")
     model.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_fullres, 3d_lowres or your own")
@@ -82,38 +93,58 @@ def work(args: argparse.Namespace) -> int:
         raise InputError(f"-i {args.input} does not exist.")
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    from ldseg_auto.inference.device import make_deterministic
+        from ldseg_auto.inference.device import make_deterministic
+
+        make_deterministic()
+    common.keep_freed_memory()
+    with stopping() as stop:
+        return _predict(args, stop)
+
+
+def _predict(args: argparse.Namespace, stop: Stop) -> int:
     from ldseg_auto.inference.outputs import Extras
     from ldseg_auto.inference.predictor import Options, Predictor
 
-    if args.deterministic:
-        make_deterministic()
-    common.keep_freed_memory()
     folder = args.model or _find_model(common.root(args, "results"), args.dataset, args.configuration, args.plans_name)
     folds = None if args.folds is None else [str(f) for f in args.folds]
     extras = Extras(args.save_probabilities, args.save_uncertainty, args.save_samples, args.preview)
     options = Options(args.tta == "mirror", args.precision, args.compile)
     predictor = Predictor.from_folder(folder, folds, args.device, args.steps, args.samples, args.seed, args.tile_batch, options)
     with predictor:
+        stop.tidy = lambda: _tidy(args, predictor.description)
         statuses = predictor.predict_folder(
             args.input, args.output, overwrite=args.overwrite, part=args.part, extras=extras, flag_below=args.flag_below,
-            progress=common.progress_bar(args),
+            progress=common.progress_bar(args), resume=args.resume, stop=stop.event,
         )  # fmt: skip
+    if stop.code:
+        common.complain(f"interrupted: {len(statuses)} cases are dealt with, see the manifest in {args.output}. Go on with --continue.")
+        return stop.code
+    kept = sum(s.status == "kept" for s in statuses)
     failed = [s for s in statuses if s.status == "failed"]
-    common.say(args, f"{len(statuses) - len(failed)} of {len(statuses)} cases predicted: {args.output}")
+    earlier = f", {kept} of them earlier" if kept else ""
+    common.say(args, f"{len(statuses) - len(failed)} of {len(statuses)} cases predicted{earlier}: {args.output}")
     _say_flags(args)
     for status in failed:
         common.complain(f"failed: {status.identifier}: {status.message}")
     return common.FAILED if failed else common.DONE
 
 
+def _tidy(args: argparse.Namespace, description: Description) -> None:
+    """Removes half-written files; each has a temporary name."""
+    from ldseg_auto.data.dataset import find_input_cases
+    from ldseg_auto.inference.folder import FolderTask, remove_temporary
+
+    remove_temporary(FolderTask(args.input, args.output, part=args.part), find_input_cases(args.input, description))
+
+
 def _say_flags(args: argparse.Namespace) -> None:
     """How many cases are flagged, and why."""
     if args.flag_below is None:
         return
+    from ldseg_auto.inference.manifest import part_suffix
     from ldseg_auto.inference.outputs import LOW, UNKNOWN, read_predictions
 
-    flags = [case["flag"] for case in read_predictions(args.output).values()]
+    flags = [case["flag"] for case in read_predictions(args.output, part_suffix(args.part)).values()]
     low, unknown = flags.count(LOW), flags.count(UNKNOWN)
     common.say(
         args, f"flagged in predictions.csv: {low} with a predicted Dice below {args.flag_below:g}, {unknown} without a predicted Dice"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import platform
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import threading
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -13,27 +14,18 @@ from typing import Any, Protocol
 
 import torch
 
-import ldseg_auto
 from ldseg_auto.data.dataset import Case, Description, find_input_cases
+from ldseg_auto.data.endings import label_ending
 from ldseg_auto.errors import InputError
-from ldseg_auto.files import hash_file, write_json
 from ldseg_auto.inference.case_writer import CaseWriter
 from ldseg_auto.inference.inputs import Input
+from ldseg_auto.inference.manifest import CaseStatus, Manifest, part_suffix
 from ldseg_auto.inference.outputs import Extras
 from ldseg_auto.inference.prediction import Prediction, Wanted
 from ldseg_auto.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CaseStatus:
-    """What became of one case."""
-
-    identifier: str
-    status: str  # done | failed
-    message: str
-    seconds: float
+TEMPORARY = re.compile(r"\.tmp_.{8}_(.+)")  # files.atomic_path: the name that it would have been given
 
 
 @dataclass(frozen=True)
@@ -46,43 +38,82 @@ class FolderTask:
     part: tuple[int, int] = (1, 1)  # (k, n): cases k, k + n, k + 2n, ... of the sorted list
     extras: Extras = Extras()  # files beside label maps, predictions.csv and predictions.json
     flag_below: float | None = None  # predicted Dice below which a case is flagged
+    resume: bool = False  # go on from the manifest that an earlier run left in the output folder, where there is one
 
 
 class Engine(Protocol):
     """What of a Predictor a folder needs."""
 
     device: torch.device
-    samples: int
-    seed: int
 
     @property
     def description(self) -> Description: ...
 
-    def outcomes(self, images: Iterable[Input], wanted: Wanted) -> Iterator[tuple[Input, Prediction | Exception]]: ...
+    def outcomes(
+        self, images: Iterable[Input], wanted: Wanted, stop: threading.Event | None
+    ) -> Generator[tuple[Input, Prediction | Exception], None, None]: ...
 
     def provenance(self) -> dict[str, Any]: ...
+
+    def settings(self) -> dict[str, Any]: ...
 
     def about_predicted_dice(self) -> dict[str, str]: ...
 
 
-def predict_folder(engine: Engine, task: FolderTask, progress: Progress = silent) -> list[CaseStatus]:
+def predict_folder(
+    engine: Engine, task: FolderTask, progress: Progress = silent, stop: threading.Event | None = None
+) -> list[CaseStatus]:  # fmt: skip
     """Predicts the cases of a task into its output folder as CASE.EXT, with manifest.json, predictions.csv and predictions.json.
 
     One case failing does not stop the others. A case is written while the next one is predicted.
 
+    Args:
+        stop: once set, the case in work is given up after a tile, what is predicted already is written, and the rest is left.
+
+    Returns:
+        A status for each case of the task, in their order; fewer when stopped.
+
     Raises:
         InputError: no cases, missing channels, an impossible part or flag_below, the output folder is not empty and not to be overwritten,
-            or holds the inputs.
+            or holds the inputs; it is to be gone on with, but was made by another model or with other settings.
     """
-    cases = select_part(find_input_cases(task.inputs, engine.description), task.part)
-    _check_output(task, cases)
-    writer = CaseWriter(task.output, engine.description, task.extras, task.flag_below, {"predicted_dice": engine.about_predicted_dice()})
+    everything = find_input_cases(task.inputs, engine.description)
+    cases, suffix = select_part(everything, task.part), part_suffix(task.part)
+    manifest = Manifest(task.output / f"manifest{suffix}.json", _settings(engine, task, len(cases)))
+    _check_output(task, cases, manifest.path, label_ending(engine.description.file_ending))
+    resumed = task.resume and manifest.path.exists()
+    if resumed:
+        manifest.take_over()
+    about = {"predicted_dice": engine.about_predicted_dice()}
+    writer = CaseWriter(task.output, engine.description, task.extras, task.flag_below, about, resumed, suffix)
     task.output.mkdir(parents=True, exist_ok=True)
-    manifest, statuses = _manifest(engine, len(cases)), []
-    inputs = [Input(case.identifier, case.images) for case in cases]
+    remove_temporary(task, everything)
+    kept = {c.identifier: manifest.kept(c.identifier) for c in cases if c.identifier in writer.cases and manifest.finished(c)}
+    _begin(manifest, writer, {c.identifier for c in cases} - kept.keys())
+    if resumed:
+        logger.info("%d of %d cases are done already.", len(kept), len(cases))
+    found = _predict([c for c in cases if c.identifier not in kept], engine, writer, manifest, progress, stop)
+    statuses = kept | {s.identifier: s for s in found}
+    return [statuses[c.identifier] for c in cases if c.identifier in statuses]
+
+
+def _begin(manifest: Manifest, writer: CaseWriter, again: set[str]) -> None:
+    """The files as they are before the first case: without those that are predicted again."""
+    manifest.forget(again)
+    manifest.save()
+    if writer.cases:
+        writer.cases = {name: record for name, record in writer.cases.items() if name not in again}
+        writer.write_table()
+
+
+def _predict(
+    cases: Sequence[Case], engine: Engine, writer: CaseWriter, manifest: Manifest, progress: Progress, stop: threading.Event | None
+) -> list[CaseStatus]:
+    """Predicts and writes cases."""
+    inputs, statuses = [Input(case.identifier, case.images) for case in cases], []
     pending: Future[CaseStatus] | None = None
-    with ThreadPoolExecutor(1, "ldseg-write") as pool, closing(engine.outcomes(inputs, task.extras.wanted)) as found:  # type: ignore[type-var]
-        for case, (_, outcome) in zip(progress(cases, "predicting", total=len(cases)), found, strict=True):
+    with ThreadPoolExecutor(1, "ldseg-write") as pool, closing(engine.outcomes(inputs, writer.extras.wanted, stop)) as found:
+        for case, (_, outcome) in zip(progress(cases, "predicting", total=len(cases)), found, strict=False):  # stopped: fewer
             if pending is not None:
                 statuses.append(pending.result())
             pending = pool.submit(_finish, case, outcome, writer, manifest)
@@ -99,41 +130,59 @@ def select_part(cases: Sequence[Case], part: tuple[int, int]) -> list[Case]:
     return list(cases[number - 1 :: count])
 
 
-def _check_output(task: FolderTask, cases: Sequence[Case]) -> None:
+def remove_temporary(task: FolderTask, cases: Sequence[Case]) -> None:
+    """Removes the temporary files that a killed run left in the output folder; not those of other parts, which may run.
+
+    Args:
+        cases: all of the task's inputs, not those of its part alone.
+    """
+    suffix, names = part_suffix(task.part), sorted((c.identifier for c in cases), key=len, reverse=True)
+    own = {f"manifest{suffix}.json", f"predictions{suffix}.json", f"predictions{suffix}.csv"}
+    mine = {c.identifier for c in select_part(cases, task.part)}
+    for path in task.output.rglob(".tmp_*"):
+        match = TEMPORARY.fullmatch(path.name)
+        owner = next((n for n in names if match and match[1].startswith(n)), None)
+        if match and path.is_file() and (match[1] in own or owner in mine):
+            path.unlink(missing_ok=True)
+
+
+def _check_output(task: FolderTask, cases: Sequence[Case], manifest: Path, ending: str) -> None:
     output = task.output
     if any(p.resolve().parent == output.resolve() for c in cases for p in c.images):
         raise InputError(f"output folder {output} holds the input images, which predictions could replace. Choose another.")
     if output.exists() and not output.is_dir():
         raise InputError(f"output {output} is a file; name a folder.")
-    if output.is_dir() and any(output.iterdir()) and not task.overwrite:
-        raise InputError(
-            f"output folder {output} is not empty; nothing was changed. Choose another, or --overwrite to replace predictions there."
-        )
+    there = {p.name for p in output.iterdir() if not TEMPORARY.fullmatch(p.name)} if output.is_dir() else set()
+    others = any(re.fullmatch(rf"manifest_\d+of{task.part[1]}\.json", name) for name in there)
+    shared = others and manifest.name not in there and not there & {f"{c.identifier}{ending}" for c in cases}
+    if not there or task.overwrite or shared or (task.resume and manifest.name in there):
+        return
+    if task.resume:
+        raise InputError(f"output folder {output} is not empty, and has no {manifest.name} to continue from. Choose another.")
+    raise InputError(
+        f"output folder {output} is not empty; nothing was changed. Choose another, or --overwrite to replace predictions there, "
+        "or --continue to go on with a run that was interrupted."
+    )
 
 
-def _finish(case: Case, outcome: Prediction | Exception, writer: CaseWriter, manifest: dict[str, Any]) -> CaseStatus:
+def _finish(case: Case, outcome: Prediction | Exception, writer: CaseWriter, manifest: Manifest) -> CaseStatus:
     """Writes a case's files, then the manifest."""
-    status = _write(case, outcome, writer)
-    read = {p.name: hash_file(p) for p in case.images if p.exists()}
-    manifest["cases"][case.identifier] = {**asdict(status), "inputs": read}
-    write_json(writer.output / "manifest.json", manifest)
-    return status
-
-
-def _write(case: Case, outcome: Prediction | Exception, writer: CaseWriter) -> CaseStatus:
+    files: list[Path] = []
     try:
         if isinstance(outcome, Exception):
             raise outcome
-        writer.write(case, outcome)
+        files = writer.write(case, outcome)
+        status, notes = CaseStatus(case.identifier, "done", "", outcome.seconds), outcome.notes
     except Exception as cause:  # whatever it is, the other cases go on; status, manifest and exit code tell
         logger.error("case %s failed: %s", case.identifier, cause, exc_info=logger.isEnabledFor(logging.DEBUG))
-        return CaseStatus(case.identifier, "failed", str(cause) or type(cause).__name__, 0.0)
-    return CaseStatus(case.identifier, "done", "", outcome.seconds)
+        status, notes = CaseStatus(case.identifier, "failed", str(cause) or type(cause).__name__, 0.0), ()
+    manifest.add(case, status, files, notes)
+    return status
 
 
-def _manifest(engine: Engine, expected: int) -> dict[str, Any]:
-    """What is known before the first case."""
+def _settings(engine: Engine, task: FolderTask, expected: int) -> dict[str, Any]:
+    """What the manifest says beside the cases and the versions."""
     return {
-        "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(), "device": str(engine.device),
-        **engine.provenance(), "samples": engine.samples, "seed": engine.seed, "expected": expected, "cases": {},
+        "device": str(engine.device), **engine.provenance(), **engine.settings(), "part": "{}/{}".format(*task.part),
+        "extras": asdict(task.extras), "flag_below": task.flag_below, "expected": expected,
     }  # fmt: skip

@@ -124,3 +124,23 @@ def predicted_dice(folder: ModelFolder) -> dict[str, PredictedDice]:
     """
     paths = {fold: checkpoint.parent / NAME for fold, checkpoint in folder.folds.items()}
     return {fold: PredictedDice.load(path) for fold, path in paths.items() if path.exists()}
+
+
+def check_together(folders: Sequence[ModelFolder]) -> None:
+    """Checks that the probabilities of several model folders can be averaged plane by plane.
+
+    Raises:
+        ModelError: they cannot, for their labels, channels or axes differ.
+    """
+    first, *others = folders
+    for other in others:
+        for name, one, two in (
+            ("labels", first.description.labels, other.description.labels),
+            ("image channels", first.configuration.channels, other.configuration.channels),
+            ("transpose_forward", first.plans.transpose_forward, other.plans.transpose_forward),
+        ):
+            if one != two:
+                raise ModelError(
+                    f"models {first.path} and {other.path} cannot be averaged: their {name} differ ({one} and {two}). Predict with each, "
+                    "with --save-probabilities npz, and average with ldseg_ensemble, if their labels are the same."
+                )

@@ -18,15 +18,16 @@ import torch
 
 from ldseg_auto.data.dataset import Description
 from ldseg_auto.data.endings import ending_of
-from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.errors import InputError
 from ldseg_auto.evaluation.predicted_dice import PredictedDice
 from ldseg_auto.files import hash_file
-from ldseg_auto.inference.device import choose_device
+from ldseg_auto.inference.device import choose_device, inference_type
 from ldseg_auto.inference.export import Export, Maps, values_of
 from ldseg_auto.inference.fallback import models_on_cpu, window_on_cpu, within_memory
 from ldseg_auto.inference.folder import CaseStatus, FolderTask, predict_folder
 from ldseg_auto.inference.inputs import Input, Prepared, Source, load, prepare
-from ldseg_auto.inference.model_folder import ModelFolder, load_network, measured_steps, predicted_dice, read_model_folder
+from ldseg_auto.inference.kernels import use_onednn
+from ldseg_auto.inference.model_folder import ModelFolder, check_together, load_network, measured_steps, predicted_dice, read_model_folder
 from ldseg_auto.inference.noise import sample_numbers
 from ldseg_auto.inference.outputs import Extras
 from ldseg_auto.inference.prediction import Prediction, Wanted
@@ -95,7 +96,7 @@ class Predictor:
     """
 
     def __init__(self, members: Sequence[Member], device: torch.device, samples: int, seed: int) -> None:
-        _check_members(members)
+        check_together([m.folder for m in members])
         self.members, self.device, self.samples, self.seed = tuple(members), device, samples, seed
         self._lock = threading.Lock()
 
@@ -144,11 +145,13 @@ class Predictor:
         return self.folder.description
 
     def provenance(self) -> dict[str, Any]:
-        """For a manifest: dataset, steps and hashes (checkpoints, plans) of the first model folder, and of `further_models` where there are any."""
+        """For a manifest: dataset, steps and hashes of the first model folder, and of all others as `further_models`."""
         first, *others = [
             {
-                "model": {fold: hash_file(path) for fold, path in m.folder.folds.items()}, "plans": hash_file(m.folder.path / "plans.json"),
-                "dataset": m.folder.plans.dataset_name, "steps": m.steps,
+                "model": {fold: hash_file(path) for fold, path in m.folder.folds.items()},
+                "plans": hash_file(m.folder.path / "plans.json"),
+                "dataset": m.folder.plans.dataset_name,
+                "steps": m.steps,
             }  # fmt: skip
             for m in self.members
         ]
@@ -312,29 +315,16 @@ def _load(folder: ModelFolder, device: torch.device, steps: int | None, samples:
     if steps is None:
         steps = measured_steps(folder, "chosen" if samples == 1 else "chosen_for_samples") or configuration.sampling.steps
     models = tuple(load_network(folder, fold, device) for fold in folder.folds)
-    for model in models if options.compile else ():
-        for part in (model.image_encoder, model.denoiser, model.decoder):
-            part.compile()
+    for model in models:
+        if options.compile:
+            for part in (model.image_encoder, model.denoiser, model.decoder):
+                part.compile()
+        elif device.type == "cpu" and inference_type(device, options.precision) == torch.float32:
+            use_onednn(model)
     batch = configuration.inference.tile_batch if tile_batch is None else tile_batch
     axes = configuration.mirror_axes if options.mirror else ()
     window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room)
     return Member(folder, models, window, steps, predicted_dice(folder))
-
-
-def _check_members(members: Sequence[Member]) -> None:
-    """Whether the probabilities of several model folders can be averaged plane by plane."""
-    first, *others = [m.folder for m in members]
-    for other in others:
-        for name, one, two in (
-            ("labels", first.description.labels, other.description.labels),
-            ("image channels", first.configuration.channels, other.configuration.channels),
-            ("transpose_forward", first.plans.transpose_forward, other.plans.transpose_forward),
-        ):
-            if one != two:
-                raise ModelError(
-                    f"models {first.path} and {other.path} cannot be averaged: their {name} differ ({one} and {two}). Predict with each, "
-                    "with --save-probabilities npz, and average with ldseg_ensemble, if their labels are the same."
-                )
 
 
 def _case_of(image: Source) -> str:

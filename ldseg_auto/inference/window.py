@@ -25,6 +25,7 @@ from ldseg_auto.scratch import Room, Scratch
 
 __all__ = ["Draws", "SlidingWindow", "gaussian", "tile_starts"]
 MEMORY = Room()
+HANDED_ON = 2**24  # bytes of logits that go on together; a few such pieces are on their way to the labels at any time
 TINY = 1e-30  # probabilities below are taken as this where a logarithm is needed
 
 
@@ -169,9 +170,9 @@ class SlidingWindow:
 
 
 def _take(ring: Ring, planes: slice, layout: Layout) -> Iterator[torch.Tensor]:
-    """Finished logits `(rows, planes, y, x)` without the padding, so many planes at a time as PIECE bytes hold (one at least)."""
+    """Finished logits `(rows, planes, y, x)` without the padding, so many planes at a time as HANDED_ON bytes hold (one at least)."""
     low, *sides = [slice(b, b + s) for b, s in zip(layout.before, layout.shape, strict=True)]
-    count = max(1, PIECE // (4 * math.prod((len(ring.sums), *layout.padded[1:]))))
+    count = max(1, HANDED_ON // (4 * math.prod((len(ring.sums), *layout.padded[1:]))))
     for start in range(planes.start, planes.stop, count):
         stop = min(start + count, planes.stop)
         logits = ring.take(slice(start, stop))[:, max(0, low.start - start) : max(0, low.stop - start)]

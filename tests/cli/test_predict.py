@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,31 @@ def test_flags_of_how_networks_run_and_of_the_share_of_cases(results: Path, reco
     assert recorder.loaded["model_folder"] == [Path(m) for m in models]
     assert recorder.loaded["options"] == Options(mirror=True, precision="bf16", compile=True)
     assert recorder.predicted["part"] == (2, 3)
+
+
+def test_going_on(results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(results, "-d", "12") == 0 and recorder.predicted["resume"] is False
+    capsys.readouterr()
+    recorder.statuses = [CaseStatus("a", "kept", "", 1.0), CaseStatus("b", "done", "", 1.0)]
+    assert predict(results, "-d", "12", "--continue") == 0 and recorder.predicted["resume"] is True
+    assert capsys.readouterr().out.startswith("2 of 2 cases predicted, 1 of them earlier: ")
+    with pytest.raises(SystemExit, match="2"):
+        predict(results, "-d", "12", "--continue", "--overwrite")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_and_gives_its_exit_code(
+    results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    def predict_folder(*args: Any, stop: threading.Event, **more: Any) -> list[CaseStatus]:
+        signal.raise_signal(number)
+        assert stop.wait(5)
+        return [CaseStatus("a", "done", "", 1.0)]
+
+    monkeypatch.setattr(recorder, "predict_folder", predict_folder)
+    assert predict(results, "-d", "12") == code
+    assert capsys.readouterr().err.startswith("interrupted: 1 cases are dealt with, see the manifest in ")
+    assert recorder.closed
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/2", "a/b"])
