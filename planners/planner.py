@@ -18,7 +18,7 @@ from ldseg_auto.planners.rules.default import batch_dice, default_configuration
 from ldseg_auto.planners.rules.denoiser import choose_denoiser
 from ldseg_auto.planners.rules.latent import CHANNELS, Choice, by_factor, candidate_factors, choose_latent
 from ldseg_auto.planners.rules.lowres import low_resolution
-from ldseg_auto.planners.rules.memory import RESERVE, Demand, accumulated, prediction_gib, training_demand, training_gib
+from ldseg_auto.planners.rules.memory import RESERVE, Demand, prediction_gib, training_demand, training_gib
 from ldseg_auto.planners.rules.memory import Plan as MemoryPlan
 from ldseg_auto.planners.rules.normalisation import normalisation
 from ldseg_auto.planners.rules.patch import PatchChoice, choose_patch
@@ -229,10 +229,9 @@ def with_memory(configuration: Configuration, heads: int, regions: bool) -> Conf
     """
     c = configuration
     training, prediction = RESERVE + training_gib(c, heads, regions), RESERVE + prediction_gib(c, heads)
-    gathered = accumulated(heads, c.channels, c.median_shape)
     reason = (
         f"of the card: training {training:.2f} GiB at batch {c.batch_size}, prediction {prediction:.2f} GiB, {RESERVE:g} GiB of each for "
-        f"CUDA's context and the allocator's gaps; prediction gathers the median volume in {gathered:.2f} GiB of main memory"
+        "CUDA's context and the allocator's gaps; unfinished planes of logits lie on the card where it has room, else in main memory"
     )
     reasons = {**c.reasons, "memory": reason}
     return replace(c, memory_gib=round(training, 2), prediction_memory_gib=round(prediction, 2), reasons=reasons)

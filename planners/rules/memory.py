@@ -128,14 +128,6 @@ def positions_of(network: Network, patch: Sequence[int]) -> tuple[int, ...]:
     return tuple(prod(p // s for p, s in zip(patch, stride, strict=True)) for stride in network.cumulative_strides)
 
 
-def accumulated(heads: int, channels: int, median_shape: Sequence[float]) -> float:
-    """GiB of main memory that the sliding window needs for a volume of `median_shape` voxels, float32.
-
-    The image and its padded copy; logits, their weights, their quotient, its probabilities and the mean over samples.
-    """
-    return 4 * prod(median_shape) * (2 * channels + 4 * heads + 1) / GIB
-
-
 def training_gib(configuration: Configuration, heads: int, regions: bool, kernels: Kernels | None = None) -> float:
     """GiB that the tensors of one training step take at most, without the reserve; on a graphics card, or with other `kernels`."""
     from ldseg_auto.training.memory import CARD, training_moments
@@ -148,7 +140,7 @@ def training_gib(configuration: Configuration, heads: int, regions: bool, kernel
 def prediction_gib(configuration: Configuration, heads: int, kernels: Kernels | None = None) -> float:
     """GiB that the tensors of one network call of prediction take at most, for one model; else as training_gib.
 
-    The volume's logits are gathered in main memory: `accumulated`.
+    Logits of planes that tiles still reach are not counted: they lie on the card only where it has room for them twice.
     """
     from ldseg_auto.training.memory import CARD, prediction_moments
 

@@ -17,7 +17,6 @@ from ldseg_auto.planners.rules.memory import (
     Linear,
     Plan,
     Traced,
-    accumulated,
     positions_of,
     prediction_gib,
     training_demand,
@@ -113,12 +112,11 @@ def test_linear_demand() -> None:
     assert demand.gib(4) == 3.0 and demand.largest_batch(3.0) == 4 and demand.largest_batch(2.99) == 3
 
 
-def test_prediction_is_one_call_and_the_volume_is_gathered_in_main_memory() -> None:
+def test_prediction_is_one_network_call() -> None:
     def sized(n: int) -> float:
         return prediction_gib(replace(plan().configuration(2), patch_size=(n, n)), 3)
 
     assert 0 < sized(128) < sized(512) < training_demand(plan(), (512, 512)).gib(1)
-    assert accumulated(3, 1, (100.0, 100.0, 100.0)) == pytest.approx(4e6 * (2 * 1 + 4 * 3 + 1) / GIB)
 
 
 def test_positions() -> None:
