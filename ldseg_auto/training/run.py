@@ -320,7 +320,8 @@ def _final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress
     logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
     fits = fit_predicted_dice(prepared, trainer.folder, summary, predict)
     fits.save(trainer.folder / PREDICTED_DICE)
-    logger.info("predicted Dice: %s", "; ".join(fit.sentence for fit in (fits.single, fits.several) if fit) or fits.note)
+    named = (("one sample", fits.single), ("several samples", fits.several))
+    logger.info("predicted Dice: %s", "; ".join(f"{name}: {fit.sentence}" for name, fit in named if fit) or fits.note)
 
 
 def fit_predicted_dice(prepared: Prepared, folder: Path, summary: dict[str, Any], predict: Callable[..., dict[str, Any]]) -> PredictedDice:
