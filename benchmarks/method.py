@@ -182,6 +182,7 @@ def run_job(path: Path) -> None:
 def train(request: Request, preprocessed: Path, folder: Path, device: str) -> dict[str, Any]:
     """Trains, or continues, or finds the training done; returns its record, which training.json keeps."""
     from ldseg_auto.files import write_json
+    from ldseg_auto.training.options import Options
     from ldseg_auto.training.run import train_fold
 
     # What the measurement alone depends on does not make a training another one.
@@ -193,11 +194,11 @@ def train(request: Request, preprocessed: Path, folder: Path, device: str) -> di
     if not resume:
         shutil.rmtree(results, ignore_errors=True)
         write_json(begun, {"request": request})
-    budget = {"time_budget": request["minutes"] * 60} if request["minutes"] else {"iterations": request["iterations"]}
-    fold = train_fold(
-        preprocessed, results, request["fold"], configuration=request["configuration"], settings=request["settings"], device=device,
-        seed=request["seed"], resume=resume, validate=False, **budget,
+    options = Options(
+        configuration=request["configuration"], settings=request["settings"], device=device, seed=request["seed"], resume=resume,
+        validate=False, time_budget=request["minutes"] and request["minutes"] * 60, iterations=None if request["minutes"] else request["iterations"],
     )  # fmt: skip
+    fold = train_fold(preprocessed, results, request["fold"], options)
     with open(fold / "training_log.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     manifest = json.loads((fold / "manifest.json").read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.preprocessing.case import target_spacing
 from ldseg_auto.preprocessing.store import load_case
 from ldseg_auto.training.patches import reconstruction_dice
-from ldseg_auto.training.run import prepare, validation_patches
+from ldseg_auto.training.prepare import prepare, validation_patches
 
 STEPS = (1, 2, 3, 5, 10)
 PLANNED = "planned"  # the key of the plans' number of steps; the others are keyed by their number

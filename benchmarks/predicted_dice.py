@@ -35,7 +35,8 @@ from ldseg_auto.evaluation.risk import augrc, augrc_bounds
 from ldseg_auto.files import atomic_path, read_json
 from ldseg_auto.inference.model_folder import load_network, read_model_folder
 from ldseg_auto.planners.serialise import to_dict
-from ldseg_auto.training.run import Prepared, fit_predicted_dice
+from ldseg_auto.training.finish import fit_predicted_dice
+from ldseg_auto.training.prepare import Prepared
 from ldseg_auto.training.validation import validate_cases
 
 KINDS = ("one sample", "several samples")

@@ -55,16 +55,18 @@ def build() -> argparse.ArgumentParser:
 def work(args: argparse.Namespace) -> None:
     """Trains and prints where the model is and its validation Dice."""
     from ldseg_auto.files import read_json
+    from ldseg_auto.training.options import Options
     from ldseg_auto.training.run import train_fold
 
     common.keep_freed_memory()
     preprocessed = common.find_folder(args, "preprocessed", args.dataset)
-    folder = train_fold(
-        preprocessed, common.root(args, "results"), args.fold, configuration=args.configuration, settings=args.settings, epochs=args.epochs,
-        iterations=args.iterations, time_budget=args.time_budget, resume=args.resume, device=args.device, seed=args.seed,
-        plans_name=args.plans_name, progress=common.progress_bar(args),
+    results = common.root(args, "results")
+    options = Options(
+        args.configuration, args.settings, args.epochs, args.iterations, args.time_budget, resume=args.resume, device=args.device,
+        seed=args.seed, plans_name=args.plans_name,
     )  # fmt: skip
-    _update_report(preprocessed, common.root(args, "results"), args.plans_name)
+    folder = train_fold(preprocessed, results, args.fold, options, progress=common.progress_bar(args))
+    _update_report(preprocessed, results, args.plans_name)
     common.say(args, f"Model: {folder}")
     common.say(args, _validation(read_json(folder / "validation" / "summary.json")))
 

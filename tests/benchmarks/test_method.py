@@ -21,6 +21,7 @@ from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.overrides import override
 from ldseg_auto.planners.plans import Configuration, Sampling
+from ldseg_auto.training.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import method
@@ -241,8 +242,8 @@ def test_a_length_is_needed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_training_is_done_again_only_for_another_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = []
 
-    def train_fold(preprocessed: Path, results: Path, fold: int, **options: Any) -> Path:
-        calls.append((options["iterations"], options["resume"], options["configuration"]))
+    def train_fold(preprocessed: Path, results: Path, fold: int, options: Options) -> Path:
+        calls.append((options.iterations, options.resume, options.configuration))
         folder = results / "D" / "P__2d" / f"fold_{fold}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint_latest.pth").touch()

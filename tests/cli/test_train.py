@@ -12,6 +12,7 @@ import pytest
 from ldseg_auto.cli import common
 from ldseg_auto.cli.train import build, work
 from ldseg_auto.training import run
+from ldseg_auto.training.options import Options
 
 SIGNATURE = inspect.signature(run.train_fold)
 SUMMARY = {"mean": 0.75, "per_class": {"organ": 0.75, "lesion": None}, "cases": {"a": {}, "b": {}}}
@@ -25,7 +26,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
     def record(*args: Any, **kwargs: Any) -> Path:
         bound = SIGNATURE.bind(*args, **kwargs)
         bound.apply_defaults()
-        found.append(dict(bound.arguments))
+        found.append({**bound.arguments, **vars(bound.arguments["options"])})
         (tmp_path / "fold" / "validation").mkdir(parents=True, exist_ok=True)
         (tmp_path / "fold" / "validation" / "summary.json").write_text(json.dumps(SUMMARY))
         return tmp_path / "fold"
@@ -44,7 +45,7 @@ def test_defaults_leave_everything_to_the_plans(tmp_path: Path, calls: list[dict
     assert calls[0]["preprocessed"] == tmp_path / "preprocessed" / "Dataset004_Test"
     assert (calls[0]["results"], calls[0]["fold"]) == (tmp_path / "results", 0)
     for name in ("configuration", "epochs", "iterations", "time_budget", "resume", "device", "seed", "plans_name"):
-        assert calls[0][name] == SIGNATURE.parameters[name].default, name
+        assert calls[0][name] == getattr(Options(), name), name
     assert capsys.readouterr().out == (f"Model: {tmp_path / 'fold'}\nValidation Dice: 0.7500 (organ 0.7500, lesion -; 2 cases)\n")
 
 

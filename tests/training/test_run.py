@@ -21,7 +21,10 @@ from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Intensities, Plans
 from ldseg_auto.preprocessing.store import load_case, save_reference
 from ldseg_auto.training import checkpoint
-from ldseg_auto.training.run import planned_ceilings, prepare, statistics_patches, train_fold, validation_patches
+from ldseg_auto.training.finish import planned_ceilings
+from ldseg_auto.training.options import Options
+from ldseg_auto.training.prepare import prepare, statistics_patches, validation_patches
+from ldseg_auto.training.run import train_fold
 
 DATASET = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
 FAST = ["training.iterations_per_epoch=2", "training.epochs=1", "training.validation_patches=1"]
@@ -54,7 +57,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
-    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", seed=5)
+    fold = train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", seed=5))
     assert fold == results / "Dataset001_Toy" / "ldsegPlans__3d" / "fold_0"
     assert {"checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth", "training_log.csv", "manifest.json", "steps.json"} <= {
         p.name for p in fold.iterdir()
@@ -71,7 +74,7 @@ def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
 
 
 def test_predicted_dice_of_few_cases_and_of_cases_that_were_trained_on(preprocessed: Path, results: Path) -> None:
-    fold, whole = (train_fold(preprocessed, results, f, settings=FAST, device="cpu") for f in (0, "all"))
+    fold, whole = (train_fold(preprocessed, results, f, Options(settings=FAST, device="cpu")) for f in (0, "all"))
     few, seen = (PredictedDice.load(f / "predicted_dice.json") for f in (fold, whole))
     assert few.single is few.several is seen.single is seen.several is None
     assert few.note.startswith("one sample: a fit needs 8 validation cases") and few.note.count("a fit needs 8") == 2
@@ -88,7 +91,7 @@ def test_predicted_dice_is_fitted_to_the_validation_cases(
         save_reference(preprocessed / "gt_segmentations", name, load_case(preprocessed / "data", name).labels[:], (1.0, 1.0, 1.0))
     (preprocessed / "splits_final.json").write_text(json.dumps([{"train": names[:2], "val": names[1:]}]))
     settings = ["training.iterations_per_epoch=20", "training.epochs=2", "training.validation_patches=1", f"network.variant={variant}"]
-    fold = train_fold(preprocessed, results, 0, settings=settings, device="cpu")
+    fold = train_fold(preprocessed, results, 0, Options(settings=settings, device="cpu"))
     found, summary = PredictedDice.load(fold / "predicted_dice.json"), json.loads((fold / "validation" / "summary.json").read_text())
     assert found.single and [p.case for p in found.single.pairs] == sorted(names[2:])
     for pair in found.single.pairs:
@@ -102,7 +105,7 @@ def test_predicted_dice_is_fitted_to_the_validation_cases(
 
 
 def test_what_is_measured_with_one_rater(preprocessed: Path, results: Path) -> None:
-    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
+    fold = train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", validate=False))
     assert not (fold / "validation").exists()
     steps, latent = (json.loads((fold / f"{name}.json").read_text()) for name in ("steps", "latent"))
     assert set(steps) == {"dice", "chosen"} and set(steps["dice"]) == {"1", "2"} and steps["chosen"] in (1, 2)
@@ -138,7 +141,7 @@ def test_planned_ceilings_are_those_of_the_trained_latent(preprocessed: Path) ->
 
 @pytest.mark.parametrize("preprocessed", [2], indirect=True)
 def test_what_is_measured_with_two_raters(preprocessed: Path, results: Path) -> None:
-    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
+    fold = train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", validate=False))
     assert Plans.load(fold / "plans.json").configuration().method == Method().fixed("auto", 2)
     steps = json.loads((fold / "steps.json").read_text())
     assert set(steps) == {"dice", "chosen", "distance", "chosen_for_samples"} and set(steps["distance"]) == {"1", "2"}
@@ -146,7 +149,7 @@ def test_what_is_measured_with_two_raters(preprocessed: Path, results: Path) -> 
 
 
 def test_direct_has_one_step_and_no_latent(preprocessed: Path, results: Path) -> None:
-    fold = train_fold(preprocessed, results, 0, settings=[*FAST, "network.variant=direct"], device="cpu", validate=False)
+    fold = train_fold(preprocessed, results, 0, Options(settings=[*FAST, "network.variant=direct"], device="cpu", validate=False))
     assert json.loads((fold / "steps.json").read_text())["chosen"] == 1 and not (fold / "latent.json").exists()
 
 
@@ -168,7 +171,7 @@ def test_fixed_patches(preprocessed: Path) -> None:
 
 
 def test_the_model_folder_names_the_configuration_it_trained(preprocessed: Path, results: Path) -> None:
-    fold = train_fold(preprocessed, results, "all", configuration="2d", settings=FAST, device="cpu")
+    fold = train_fold(preprocessed, results, "all", Options(configuration="2d", settings=FAST, device="cpu"))
     assert fold.parent.name == "ldsegPlans__2d"
     assert read_model_folder(fold.parent).configuration.dimensions == 2
 
@@ -176,7 +179,9 @@ def test_the_model_folder_names_the_configuration_it_trained(preprocessed: Path,
 def test_training_is_reproducible(preprocessed: Path, results: Path) -> None:
     settings = [*FAST, "training.augmentation=true"]
     one, two, other = (
-        checkpoint.load(train_fold(preprocessed, results / name, 0, settings=settings, device="cpu", seed=seed) / "checkpoint_final.pth")
+        checkpoint.load(
+            train_fold(preprocessed, results / name, 0, Options(settings=settings, device="cpu", seed=seed)) / "checkpoint_final.pth"
+        )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     torch.testing.assert_close(one["ema"], two["ema"], rtol=0, atol=0)
@@ -185,44 +190,42 @@ def test_training_is_reproducible(preprocessed: Path, results: Path) -> None:
 
 def test_what_is_there_is_not_replaced_and_can_be_continued(preprocessed: Path, results: Path) -> None:
     with pytest.raises(InputError, match="--continue: .*fold_0 holds no checkpoint to continue from. Start without --continue"):
-        train_fold(preprocessed, results, 0, resume=True, device="cpu")
-    fold = train_fold(preprocessed, results, 0, settings=FAST, device="cpu", seed=5)
+        train_fold(preprocessed, results, 0, Options(resume=True, device="cpu"))
+    fold = train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", seed=5))
     with pytest.raises(InputError, match="fold_0 holds a finished training. Move it away .* or use --continue"):
-        train_fold(preprocessed, results, 0, settings=FAST, device="cpu")
+        train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu"))
     weights = checkpoint.load(fold / "checkpoint_final.pth")["ema"]
     shutil.rmtree(fold / "validation")
-    train_fold(preprocessed, results, 0, settings=FAST, device="cpu", resume=True, seed=77)
+    train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", resume=True, seed=77))
     torch.testing.assert_close(checkpoint.load(fold / "checkpoint_final.pth")["ema"], weights, rtol=0, atol=0)  # validated again, only
     assert (fold / "validation" / "summary.json").exists()
     assert json.loads((fold / "manifest.json").read_text())["seed"] == 5
-    train_fold(preprocessed, results, 0, settings=FAST[:1] + FAST[2:], epochs=2, device="cpu", resume=True)
+    train_fold(preprocessed, results, 0, Options(settings=FAST[:1] + FAST[2:], epochs=2, device="cpu", resume=True))
     assert checkpoint.load(fold / "checkpoint_final.pth")["iteration"] == 4
     (fold / "checkpoint_final.pth").unlink()
     with pytest.raises(InputError, match="holds an unfinished training"):
-        train_fold(preprocessed, results, 0, settings=FAST, device="cpu")
+        train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu"))
 
 
 def test_folds_of_one_folder_share_their_plans(preprocessed: Path, results: Path) -> None:
-    train_fold(preprocessed, results, 0, settings=FAST, device="cpu")
+    train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu"))
     with pytest.raises(ModelError, match="ldsegPlans__3d holds folds trained with other plans"):
-        train_fold(preprocessed, results, 1, settings=[*FAST, "latent.channels=2"], device="cpu")
-    train_fold(preprocessed, results, 1, settings=[*FAST, "training.learning_rate=0.002"], device="cpu")
+        train_fold(preprocessed, results, 1, Options(settings=[*FAST, "latent.channels=2"], device="cpu"))
+    train_fold(preprocessed, results, 1, Options(settings=[*FAST, "training.learning_rate=0.002"], device="cpu"))
 
 
 @pytest.mark.parametrize("setting", ["method.skips=false", "method.prediction=eps", "method.input_scale=0.5"])
 def test_folds_of_one_folder_share_what_the_method_makes_of_the_network(preprocessed: Path, results: Path, setting: str) -> None:
     """plans.json is one for all folds: weights of another network, or of other noise, would be read by it."""
-    train_fold(preprocessed, results, 0, settings=FAST, device="cpu", validate=False)
+    train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", validate=False))
     with pytest.raises(ModelError, match="holds folds trained with other plans"):
-        train_fold(preprocessed, results, 1, settings=[*FAST, setting], device="cpu", validate=False)
+        train_fold(preprocessed, results, 1, Options(settings=[*FAST, setting], device="cpu", validate=False))
 
 
 @pytest.mark.parametrize(("iterations", "epochs", "per_epoch"), [(1, 1, 1), (30, 15, 2), (41, 14, 3), (10_000, 40, 250)])
 def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) -> None:
-    from ldseg_auto.training.run import _with_lengths
-
     wanted = [f"training.iterations_per_epoch={per_epoch}", f"training.epochs={epochs}"]
-    assert _with_lengths(["batch_size=3"], None, iterations) == ["batch_size=3", *wanted]
+    assert Options(settings=["batch_size=3"], iterations=iterations).all_settings() == ["batch_size=3", *wanted]
     assert epochs * per_epoch >= iterations
 
 
@@ -248,23 +251,23 @@ def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) 
 )
 def test_bad_input_leaves_nothing_behind(preprocessed: Path, results: Path, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        train_fold(preprocessed, results, **{"fold": 0, "device": "cpu", **arguments})
+        train_fold(preprocessed, results, arguments.pop("fold", 0), Options(**{"device": "cpu", **arguments}))
     assert not results.exists()
 
 
 def test_cases_that_are_not_preprocessed(preprocessed: Path, results: Path) -> None:
     (preprocessed / "data" / "case1.json").unlink()
     with pytest.raises(InputError, match=r"1 cases of fold 0 are not preprocessed for 3d \(first: case1\). Run .* -c 3d"):
-        train_fold(preprocessed, results, 0, device="cpu")
+        train_fold(preprocessed, results, 0, Options(device="cpu"))
 
 
 def test_splits_that_cannot_be_read(preprocessed: Path, results: Path) -> None:
     (preprocessed / "splits_final.json").write_text("[")
     with pytest.raises(InputError, match="splits_final.json is not valid JSON"):
-        train_fold(preprocessed, results, 0, device="cpu")
+        train_fold(preprocessed, results, 0, Options(device="cpu"))
     (preprocessed / "splits_final.json").unlink()
     with pytest.raises(InputError, match="splits_final.json does not exist. Run ldseg_plan_and_preprocess"):
-        train_fold(preprocessed, results, 0, device="cpu")
+        train_fold(preprocessed, results, 0, Options(device="cpu"))
 
 
 def test_a_bare_machine_trains_and_validates(preprocessed: Path, results: Path) -> None:
@@ -273,8 +276,9 @@ def test_a_bare_machine_trains_and_validates(preprocessed: Path, results: Path) 
         "import sys\n"
         "for name in ('SimpleITK', 'skimage', 'nibabel', 'matplotlib'): sys.modules[name] = None\n"
         "from pathlib import Path\n"
+        "from ldseg_auto.training.options import Options\n"
         "from ldseg_auto.training.run import train_fold\n"
-        f"train_fold(Path({str(preprocessed)!r}), Path({str(results)!r}), 0, settings={FAST!r}, device='cpu')\n"
+        f"train_fold(Path({str(preprocessed)!r}), Path({str(results)!r}), 0, Options(settings={FAST!r}, device='cpu'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,94 @@
+"""After the last iteration: what the latent and the steps are worth, and the validation cases as the predictor predicts them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ldseg_auto.evaluation.predicted_dice import FEWEST, PredictedDice, fit_file
+from ldseg_auto.evaluation.predicted_dice import NAME as PREDICTED_DICE
+from ldseg_auto.evaluation.report import without_nan
+from ldseg_auto.files import read_json, write_json
+from ldseg_auto.progress import Progress
+from ldseg_auto.training.loop import Trainer
+from ldseg_auto.training.patches import Patches, distance_curve, reconstruction_dice, step_curve
+from ldseg_auto.training.prepare import Prepared, validation_patches
+from ldseg_auto.training.validation import pairs_of, validate_cases
+
+logger = logging.getLogger(__name__)
+FEW_SAMPLES, FEW_CASES = 4, 40  # of the validation cases, to learn what the agreement of samples says of Dice
+
+
+def measure_method(prepared: Prepared, trainer: Trainer, patches: Patches) -> int:
+    """steps.json and latent.json from the fixed patches, with the EMA weights; returns the steps for one sample."""
+    labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
+    model, direct, raters = trainer.ema.model, configuration.network.variant == "direct", len(prepared.description.raters)
+    planned = 1 if direct else configuration.sampling.steps
+    with trainer.fabric.autocast():
+        curve = step_curve(model, patches, labels, planned, device)
+        if raters > 1:
+            by_rater = [validation_patches(prepared, rater) for rater in range(raters)]
+            curve |= distance_curve(model, by_rater, labels, planned, device)
+        rebuilt = {} if direct else reconstruction_dice(model, patches, labels, device)
+    write_json(trainer.folder / "steps.json", curve)
+    if rebuilt:
+        planned_dice, worst = planned_ceilings(prepared), configuration.latent.ceiling
+        content = {"reconstruction": rebuilt, "ceilings": planned_dice, "ceiling": worst}
+        write_json(trainer.folder / "latent.json", without_nan(content))
+        shown = ", ".join(f"{name} {dice:.4f} ({planned_dice.get(name, math.nan):.4f})" for name, dice in rebuilt.items())
+        logger.info("label autoencoder with the image switched off, Dice (planned ceiling): %s; worst class planned %.3f", shown, worst)
+    return int(curve["chosen"])
+
+
+def planned_ceilings(prepared: Prepared) -> dict[str, float]:
+    """Class -> reconstruction Dice that the planner measured for the latent that is trained; empty where it did not.
+
+    It is looked up in the fingerprint by the configuration (or the one that it inherits from) and its spacing: the patch has no part in it.
+    """
+    configuration, path = prepared.configuration, prepared.folder / "dataset_fingerprint.json"
+    names, latent = (prepared.name, configuration.inherits_from), configuration.latent
+    spacing = " x ".join(f"{s:.6g}" for s in configuration.spacing)
+    grids = read_json(path).get("latent", {}) if path.exists() else {}
+    like = [grids[key] for key in sorted(grids) if any(key.startswith(f"{name}: {spacing} mm,") for name in names)]
+    measured = [c["ceilings"] for candidates in like for c in candidates if tuple(c["factor"]) == latent.factor]
+    return next((curve[str(latent.channels)] for curve in measured if str(latent.channels) in curve), {})
+
+
+def final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress: Progress) -> None:
+    """validation/summary.json and predicted_dice.json from whole cases with the EMA weights."""
+    predict = partial(
+        validate_cases, trainer.ema.model, folder=prepared.folder, plans=prepared.plans, configuration=prepared.configuration,
+        labels=prepared.description.labels, device=trainer.fabric.device, seed=trainer.seed, progress=progress,
+    )  # fmt: skip
+    summary = predict(identifiers=prepared.validation, steps=steps)
+    write_json(trainer.folder / "validation" / "summary.json", without_nan(summary))
+    logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
+    fits = fit_predicted_dice(prepared, trainer.folder, summary, predict)
+    fits.save(trainer.folder / PREDICTED_DICE)
+    named = (("one sample", fits.single), ("several samples", fits.several))
+    logger.info("predicted Dice: %s", "; ".join(f"{name}: {fit.sentence}" for name, fit in named if fit) or fits.note)
+
+
+def fit_predicted_dice(prepared: Prepared, folder: Path, summary: dict[str, Any], predict: Callable[..., dict[str, Any]]) -> PredictedDice:
+    """From the validation cases that training has not seen; for several samples some of them are predicted once more.
+
+    Args:
+        folder: of the fold, with steps.json.
+        summary: of the validation cases with one sample (validation.validate_cases).
+        predict: that function, but for `identifiers`, `steps` and `samples`.
+    """
+    unseen = sorted(set(prepared.validation) - set(prepared.train))
+    if not unseen:
+        return PredictedDice(None, None, "the validation cases were trained on: their Dice says nothing of other cases.")
+    single = [pair for pair in pairs_of(summary) if pair.case in unseen]
+    if prepared.configuration.network.variant == "direct":
+        return fit_file(single, None)
+    if len(single) < FEWEST:
+        return fit_file(single, single)
+    steps = read_json(folder / "steps.json").get("chosen_for_samples") or prepared.configuration.sampling.steps
+    chosen = unseen[:: -(-len(unseen) // FEW_CASES)]
+    return fit_file(single, pairs_of(predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)))
