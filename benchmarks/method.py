@@ -196,7 +196,8 @@ def train(request: Request, preprocessed: Path, folder: Path, device: str) -> di
         write_json(begun, {"request": request})
     options = Options(
         configuration=request["configuration"], settings=request["settings"], device=device, seed=request["seed"], resume=resume,
-        validate=False, time_budget=request["minutes"] and request["minutes"] * 60, iterations=None if request["minutes"] else request["iterations"],
+        validate=False, time_budget=request["minutes"] and request["minutes"] * 60,
+        iterations=None if request["minutes"] else request["iterations"],
     )  # fmt: skip
     fold = train_fold(preprocessed, results, request["fold"], options)
     with open(fold / "training_log.csv", encoding="utf-8", newline="") as stream:
