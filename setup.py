@@ -15,7 +15,11 @@ def packages() -> list[str]:
     return found
 
 
-COMMANDS = ("plan", "plan_and_preprocess", "train", "predict", "ensemble", "evaluate", "make_demo")
+COMMANDS = (
+    "plan", "plan_and_preprocess", "train", "find_best", "predict", "ensemble", "evaluate", "report", "make_demo", "export",
+    "import",
+)  # fmt: skip
+MODULES = {"import": "import_model"}  # where a command's name is a word of Python
 readme = Path(__file__).parent / "README.md"
 
 setup(
@@ -36,17 +40,23 @@ setup(
         "scipy>=1.11.4",
         "SimpleITK>=2.4",
         "acvl-utils>=0.2.3",
-        "batchgenerators>=0.25",
         "dynamic-network-architectures>=0.3.1",
         "blosc2>=3.0",
         "lightning-fabric>=2.4",
         "matplotlib>=3.8",
         "pillow>=10.1",
         "scikit-image>=0.22",
+        "tensorboardX>=2.6.2.2",
         "threadpoolctl>=3.1",
         "tqdm>=4.65",
     ],
     # setuptools: the packaging test builds without network; before 70.1 that needs the package "wheel" besides.
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "setuptools>=70.1"]},
-    entry_points={"console_scripts": [f"ldseg_{c} = ldseg_auto.cli.{c}:main" for c in COMMANDS]},
+    # mlflow-skinny keeps runs in a file of its own only with sqlalchemy and alembic; without, it needs a server.
+    extras_require={
+        "dask": ["distributed>=2024.8.0"],
+        "wandb": ["wandb>=0.17.9"],
+        "mlflow": ["mlflow-skinny>=2.17.2", "sqlalchemy>=2.0", "alembic>=1.13"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "setuptools>=70.1", "distributed>=2024.8.0", "batchgenerators>=0.25"],
+    },
+    entry_points={"console_scripts": [f"ldseg_{c} = ldseg_auto.cli.{MODULES.get(c, c)}:main" for c in COMMANDS]},
 )

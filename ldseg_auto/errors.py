@@ -21,3 +21,11 @@ class PlansError(InputError):
 
 class ModelError(InputError):
     """A model folder or checkpoint is missing, damaged or belongs to something else."""
+
+
+class LostRank(LdsegError):
+    """Another process of the same training has ended, or cannot be reached; why, that process knows."""
+
+
+class Stopped(LdsegError):
+    """The work was asked to stop, and did; the message says what is kept and how to go on."""

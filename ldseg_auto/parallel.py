@@ -21,6 +21,10 @@ Out = TypeVar("Out")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "BLOSC_NTHREADS")
 
 
+class ClusterError(LdsegError):
+    """What runs the work failed, not the work on one item."""
+
+
 class InProcess(Executor):
     """Runs each call at once, in this process: for debugging, and for one worker."""
 
@@ -73,14 +77,14 @@ def run_all(
     """Applies `function` to every item; an exception ends its item only. Outcomes come in the order of `items`.
 
     Raises:
-        LdsegError: a worker process died (killed, most often for want of memory).
+        LdsegError: a worker process died (killed, most often for want of memory), or a cluster is lost.
     """
     outcomes: list[Outcome[In, Out] | None] = [None] * len(items)
     for i, future in progress(_completed(pool, function, items), description, total=len(items)):
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
             raise LdsegError(f"a worker process died while {description}; most often memory ran out. Try fewer workers: -np 1.") from error
-        if error is not None and not isinstance(error, Exception):
+        if error is not None and (isinstance(error, ClusterError) or not isinstance(error, Exception)):
             raise error
         outcomes[i] = Outcome(items[i], None if error else future.result(), error)
     return [o for o in outcomes if o is not None]

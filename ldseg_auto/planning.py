@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ldseg_auto.data.dataset import Case, Description, find_dataset, open_dataset
 from ldseg_auto.errors import DatasetError, PlansError
+from ldseg_auto.executors import LOCAL, absolute, open_executor
 from ldseg_auto.files import atomic_path, read_json, write_json
-from ldseg_auto.parallel import executor, run_all
+from ldseg_auto.parallel import run_all
 from ldseg_auto.planners.choices import Choices
 from ldseg_auto.planners.extract import extract_fingerprint, hash_case, raise_failures
 from ldseg_auto.planners.fingerprint import Fingerprint
@@ -40,6 +41,7 @@ class Request:
     source: Path | None = None  # plans to copy; of the choices only the settings are then possible
     workers: int = 2
     results: Path | None = None  # root of the trained models, for the report
+    executor: str = LOCAL  # what measures, where something has to be: local (`workers` processes), in-process, dask://HOST:PORT
 
 
 def make_and_store(raw: Path, preprocessed: Path, dataset_id: int, request: Request, progress: Progress = silent) -> tuple[Path, Plans]:
@@ -57,12 +59,13 @@ def make_and_store(raw: Path, preprocessed: Path, dataset_id: int, request: Requ
         InputError: an impossible choice, or raw data is needed and is not there or has changed.
         PlansError: the fingerprint, or the plans to copy, are damaged, of another version or edited.
     """
+    raw, preprocessed = absolute(request.executor, raw), absolute(request.executor, preprocessed)
     if request.name:
         check_plans_name(request.name)
     content = None if request.source is None else read_json(request.source, PlansError)
     if content is not None:
         Plans.from_dict(content, str(request.source))
-    target, stored, description = _measured(raw, preprocessed, dataset_id, request.workers, progress)
+    target, stored, description = _measured(raw, preprocessed, dataset_id, request, progress)
     fingerprint = stored
     if content is not None:
         plans = copy_plans(content, fingerprint, description.labels.num_heads, request.choices.settings, request.name)
@@ -70,7 +73,7 @@ def make_and_store(raw: Path, preprocessed: Path, dataset_id: int, request: Requ
         grids = label_grids(fingerprint, description, request.choices)
         lacking = {name: grid for name, grid in grids.items() if grid.key not in fingerprint.latent}
         if lacking:
-            fingerprint = _with_codes_of_raw(raw, fingerprint, lacking, request.workers, progress)
+            fingerprint = _with_codes_of_raw(raw, fingerprint, lacking, request, progress)
         plans = plan(fingerprint, description.labels.num_heads, request.choices, request.name or PLANS_NAME)
     check_shared_folders(target, plans.plans_name, plans, description)
     if fingerprint is not stored:
@@ -81,7 +84,7 @@ def make_and_store(raw: Path, preprocessed: Path, dataset_id: int, request: Requ
 
 
 def _measured(
-    raw: Path, preprocessed: Path, dataset_id: int, workers: int, progress: Progress
+    raw: Path, preprocessed: Path, dataset_id: int, request: Request, progress: Progress
 ) -> tuple[Path, Fingerprint, Description]:  # fmt: skip
     """The preprocessed folder, its fingerprint and its dataset.json; measured now where there is no fingerprint."""
     stored = _stored_folder(preprocessed, dataset_id)
@@ -97,7 +100,7 @@ def _measured(
     except DatasetError as cause:
         raise DatasetError(f"{preprocessed} holds no fingerprint of dataset {dataset_id}, and {cause}") from None
     logger.info("%s: no fingerprint is stored; every case is read once.", dataset.name)
-    with executor(workers) as pool:
+    with open_executor(request.executor, request.workers, (dataset.folder,)) as pool:
         fingerprint = extract_fingerprint(dataset, pool, progress)
     target = preprocessed / dataset.name
     fingerprint.save(target / FINGERPRINT)
@@ -146,7 +149,7 @@ def with_codes(
 
 
 def _with_codes_of_raw(
-    raw: Path, fingerprint: Fingerprint, lacking: Mapping[str, LabelGrid], workers: int, progress: Progress
+    raw: Path, fingerprint: Fingerprint, lacking: Mapping[str, LabelGrid], request: Request, progress: Progress
 ) -> Fingerprint:  # fmt: skip
     """Adds label codes from the raw labels, whose files must be those that were measured."""
     what = f"the fingerprint has no label code for {', '.join(grid.key for grid in lacking.values())}"
@@ -160,7 +163,7 @@ def _with_codes_of_raw(
         raise DatasetError(changed)
     sample = sample_cases(dataset.cases, fingerprint)
     logger.info("%s: another grid; the labels of %d cases are read once more.", dataset.name, len(sample))
-    with executor(workers) as pool:
+    with open_executor(request.executor, request.workers, (dataset.folder,)) as pool:
         outcomes = run_all(pool, hash_case, sample, "hashing", progress)
         raise_failures(outcomes, dataset.name)
         if any(o.value != known[o.item.identifier] for o in outcomes):

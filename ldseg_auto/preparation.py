@@ -14,11 +14,12 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from ldseg_auto.data.dataset import RawDataset, find_dataset, open_dataset
-from ldseg_auto.data.splits import fold_cases, make_splits
+from ldseg_auto.data.splits import Split, case_groups, doubts, fold_cases, make_splits, split_groups
 from ldseg_auto.data.verify import verify_dataset
 from ldseg_auto.errors import DatasetError, InputError
+from ldseg_auto.executors import LOCAL, absolute, open_executor
 from ldseg_auto.files import write_json
-from ldseg_auto.parallel import executor, run_all
+from ldseg_auto.parallel import run_all
 from ldseg_auto.planners.choices import Choices
 from ldseg_auto.planners.extract import extract_fingerprint, hash_case, raise_failures
 from ldseg_auto.planners.fingerprint import Fingerprint
@@ -59,6 +60,7 @@ class Options:
     choices: Choices | None = None  # for new plans; None takes the plans that are there as they are, else the rules' own
     groups: str | None = None  # regular expression on the case name, in place of dataset.json's `groups`
     results: Path | None = None  # root of the trained models, for the report
+    executor: str = LOCAL  # what works on the cases: local (`workers` processes), in-process, dask://HOST:PORT
 
 
 @dataclass(frozen=True)
@@ -84,25 +86,27 @@ def plan_and_preprocess(raw: Path, preprocessed: Path, dataset_id: int, options:
         InputError: an impossible option.
         LdsegError: a worker died.
     """
+    raw, preprocessed = absolute(options.executor, raw), absolute(options.executor, preprocessed)
     if options.choices is not None:  # a name that is read only may be any that is there
         check_plans_name(options.plans_name)
     dataset = open_dataset(find_dataset(raw, dataset_id))
     if options.groups is not None:
         dataset = replace(dataset, description=replace(dataset.description, groups=_checked_groups(options.groups)))
     target = preprocessed / dataset.name
-    splits = _splits(dataset, target / SPLITS)
+    splits = _kept_splits(dataset, target / SPLITS)
     if options.verify:
-        problems = verify_dataset(dataset, options.workers, progress)
+        problems = verify_dataset(dataset, options.workers, progress, options.executor)
         if problems:
             raise DatasetError(f"{dataset.name} has {len(problems)} problem(s):\n  " + "\n  ".join(problems))
-    with threadpool_limits(1), executor(options.workers) as pool:  # this process's matrices are small: threads would only wait
+    place = open_executor(options.executor, options.workers, (dataset.folder,), preprocessed)
+    with threadpool_limits(1), place as pool:  # this process's matrices are small: threads would only wait
         hashes = _hash_cases(dataset, pool, progress)
         fingerprint, plans, new = _plan(dataset, target, hashes, options, pool, progress)
         wanted = choose_configurations(list(plans.configurations), options.configurations)
         if new:
             write_plans(target, plans)
         write_json(target / DESCRIPTION, dataset.description.content)
-        _write_splits(target / SPLITS, splits)
+        _write_splits(target / SPLITS, splits or _new_splits(dataset, fingerprint))
         if options.clean:
             remove_cases(target, list(folders_of(plans, wanted)))
         outcomes = preprocess_dataset(dataset, plans, wanted, target, hashes, pool, progress)
@@ -169,28 +173,45 @@ def _checked_groups(pattern: str) -> str:
     return pattern
 
 
-def _splits(dataset: RawDataset, path: Path) -> list[dict[str, list[str]]]:
-    """The raw folder's own splits where there are some; else those at `path` while they name the same cases; else new ones.
+def _kept_splits(dataset: RawDataset, path: Path) -> list[Split] | None:
+    """The raw folder's own splits where there are some; else those at `path` while they name the same cases and split no group.
 
     Raises:
         DatasetError: the user's own splits are damaged, or name a case that is not in the dataset; a case has no group.
     """
     own, cases = dataset.folder / SPLITS, {c.identifier for c in dataset.cases}
+    by_case = case_groups(sorted(cases), dataset.description.groups)
     if own.exists():
         splits = _read_splits(own)
         strangers = sorted(_names(splits) - cases)
         if strangers:
             count = len(strangers)
             raise DatasetError(f"{own} names case {strangers[0]}, which is not in imagesTr ({count} such cases). Correct the file.")
+        _warn(own, splits, by_case)
         return splits
-    made = make_splits(sorted(cases), dataset.description.groups)
-    if dataset.description.groups is None and path.exists():
-        there = _read_splits(path)
-        return there if _names(there) == cases else made
-    return made
+    if not path.exists():
+        return None
+    there = _read_splits(path)
+    divided = sorted({group for split in there for group in split_groups(split, by_case)})
+    if _names(there) != cases or divided:
+        why = f"splits group {divided[0]}" if divided else "does not name exactly the dataset's cases"
+        logger.warning("%s %s: the splits are made anew. To keep yours put them into %s.", path, why, dataset.folder)
+        return None
+    _warn(path, there, by_case)
+    return there
 
 
-def _write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
+def _warn(path: Path, splits: list[Split], by_case: Mapping[str, str]) -> None:
+    for doubt in doubts(dict(enumerate(splits)), by_case):
+        logger.warning("%s: %s", path, doubt)
+
+
+def _new_splits(dataset: RawDataset, fingerprint: Fingerprint) -> list[Split]:
+    holds = {c.identifier: [name for name, volume in c.volumes.items() if volume > 0] for c in fingerprint.cases}
+    return make_splits([c.identifier for c in dataset.cases], dataset.description.groups, holds)
+
+
+def _write_splits(path: Path, splits: list[Split]) -> None:
     """Writes the splits; others that are there are kept under another name."""
     if path.exists():
         with contextlib.suppress(ValueError):  # a damaged one is kept as well
@@ -200,7 +221,7 @@ def _write_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:
     write_json(path, splits)
 
 
-def _read_splits(path: Path) -> list[dict[str, list[str]]]:
+def _read_splits(path: Path) -> list[Split]:
     advice = "Correct the file, or delete it to have the splits made."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -212,5 +233,5 @@ def _read_splits(path: Path) -> list[dict[str, list[str]]]:
     return content
 
 
-def _names(splits: list[dict[str, list[str]]]) -> set[str]:
+def _names(splits: list[Split]) -> set[str]:
     return set(fold_cases(splits, "all")["train"])

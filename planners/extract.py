@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -30,6 +31,7 @@ from ldseg_auto.planners.intensities import Quantiles, histograms, measure_inten
 from ldseg_auto.preprocessing.crop import nonzero_box, slices
 from ldseg_auto.progress import Progress, silent
 
+logger = logging.getLogger(__name__)
 SAMPLES = 100_000_000  # foreground voxels in all, as nnU-Net
 SAMPLES_PER_CASE = 50_000
 SHOWN = 10  # failing cases named in an error
@@ -64,8 +66,8 @@ def extract_fingerprint(dataset: RawDataset, pool: Executor, progress: Progress 
     classes = class_statistics(cases, names)
     absent = [name for name, found in classes.items() if found.prevalence == 0]
     if absent:
-        advice = "Remove it from labels in dataset.json, or add cases."
-        raise DatasetError(f"{dataset.name}: class {', '.join(absent)} is in none of the {len(cases)} cases. {advice}")
+        advice = "It cannot be learnt: remove it from labels in dataset.json, or add cases"
+        logger.warning("%s: class %s is in none of the %d cases. %s.", dataset.name, ", ".join(absent), len(cases), advice)
     relative = float(np.median([prod(c.shape_after_crop) / prod(c.shape) for c in cases]))
     channels = {str(i): intensity_statistics(channel) for i, channel in enumerate(intensities)}
     return Fingerprint(
@@ -116,9 +118,10 @@ def analyse_case(case: Case, description: Description, samples: int) -> CaseAnal
 
 
 def hash_case(case: Case) -> str:
-    """SHA-256 over the bytes of all files of a case, those included that they refer to."""
+    """SHA-256 over the bytes of all files of a case, those included that they refer to, and over who drew it, where not all did."""
     files = [f for p in (*case.images, *case.labels) for f in (p, *_companions(p))]
-    return hashlib.sha256("".join(hash_file(f) for f in files).encode()).hexdigest()
+    who = f" raters {case.raters}" if case.raters else ""
+    return hashlib.sha256(("".join(hash_file(f) for f in files) + who).encode()).hexdigest()
 
 
 def _companions(path: Path) -> list[Path]:

@@ -19,12 +19,12 @@ from ldseg_auto.planners.inherit import resolve
 from ldseg_auto.planners.method import OF_NETWORK, VARIANTS, Method, Parts, check_method
 from ldseg_auto.planners.names import REFERENCES, check_names, is_name
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
+from ldseg_auto.planners.training_section import Training as Training
 
 VERSION = 3
 VERSION_RULE = f"{VERSION}; plan again with ldseg_plan, which takes seconds (a trained model needs the ldseg_auto that trained it)"
 NORMALISATIONS = ("ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none")
 SAMPLERS = ("ddim", "ddpm", "multistep")
-PRECISIONS = ("auto", "float32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -125,42 +125,6 @@ class Sampling:
         require(self.sampler in SAMPLERS, "sampler", self.sampler, f"one of {SAMPLERS}")
         require(self.schedule in ("linear", "quadratic", "cosine"), "schedule", self.schedule, "linear, quadratic or cosine")
         require(self.samples >= 1, "samples", self.samples, "at least 1")
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that the trainer needs beside the data."""
-
-    epochs: int = 500
-    iterations_per_epoch: int = 250
-    learning_rate: float = 1e-3
-    schedule: str = "poly"  # poly | cosine, over iterations (or over the time budget)
-    warmup: float = 0.02  # share of the schedule spent rising to the learning rate
-    weight_decay: float = 1e-4
-    gradient_clip: float = 5.0  # largest norm
-    ema_decay: float = 0.995
-    oversample_foreground: float = 0.33  # share of a batch centred on foreground
-    batch_dice: bool = True  # Dice over the batch as one volume
-    validation_patches: int = 32  # fixed patches per epoch, rounded to whole batches
-    augmentation: bool = True
-    mirror_axes: tuple[int, ...] | None = None  # of the patch, that augmentation mirrors along, and so prediction may; None: all
-    workers: int = 2  # augmentation processes
-    precision: str = "auto"  # auto | float32 | bf16 (autocast); auto takes what is fast on the device
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "validation_patches"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("learning_rate", "gradient_clip"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("weight_decay", "workers"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(0 <= self.oversample_foreground <= 1, "oversample_foreground", self.oversample_foreground, "0 to 1")
-        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
-        require(0 <= self.warmup < 1, "warmup", self.warmup, "0 to below 1")
-        require(self.schedule in ("poly", "cosine"), "schedule", self.schedule, "poly or cosine")
-        require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
-        axes = self.mirror_axes or ()
-        require(len(set(axes)) == len(axes) and all(a in (0, 1, 2) for a in axes), "mirror_axes", axes, "different axes of the patch")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,10 @@ def _transposed(array: np.ndarray, plans: Plans) -> np.ndarray:
 
 
 def class_locations(labels: np.ndarray, spec: LabelSpec, identifier: str) -> dict[int, np.ndarray]:
-    """Sampled voxels (n, 3) of each foreground index in any rater's labels `(raters, z, y, x)`; a function of the case alone."""
+    """Sampled voxels (n, 3) of each foreground index in any rater's labels `(raters, z, y, x)`; a function of the case alone.
+
+    Where all raters left voxels to be ignored, index 0 stands for the others, of any class: patches elsewhere would teach nothing.
+    """
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little"))
     found = {}
     for index, box in enumerate(_joined_boxes(labels, len(spec.values) - 1), start=1):
@@ -107,7 +110,24 @@ def class_locations(labels: np.ndarray, spec: LabelSpec, identifier: str) -> dic
             voxels = voxels[np.sort(rng.choice(len(voxels), limit, replace=False))]
         if len(voxels):
             found[index] = voxels.astype(np.int32)
+    if spec.ignore_index is not None and (labels == spec.ignore_index).all(0).any():
+        found |= _annotated(labels, spec.ignore_index, rng)
     return found
+
+
+def _annotated(labels: np.ndarray, ignored: int, rng: np.random.Generator) -> dict[int, np.ndarray]:
+    """{0: at most LOCATIONS voxels (n, 3)} that are not `ignored` by all raters, drawn plane by plane; empty where there is none."""
+    planes = labels.shape[1]
+    last = np.cumsum([np.count_nonzero((labels[:, z] != ignored).any(0)) for z in range(planes)])
+    if not last[-1]:
+        return {}
+    ranks = np.unique(rng.integers(last[-1], size=LOCATIONS))
+    out = []
+    for z, chosen in enumerate(np.split(ranks, np.searchsorted(ranks, last[:-1]))):
+        if len(chosen):
+            inside = np.argwhere((labels[:, z] != ignored).any(0))[chosen - (last[z - 1] if z else 0)]
+            out.append(np.column_stack([np.full(len(inside), z), inside]))
+    return {0: np.concatenate(out).astype(np.int32)}
 
 
 def _joined_boxes(labels: np.ndarray, count: int) -> list[tuple[slice, ...]]:

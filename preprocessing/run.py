@@ -85,6 +85,8 @@ def preprocess_case(job: Job) -> int:
     reference = job.target / REFERENCES
     if not todo and (reference / f"{job.identifier}.json").exists():
         return 0
+    for written in (reference, *(job.target / f for f in todo)):
+        remove_leftovers(written, job.identifier)
     image, labels = load_training_case(job.case, job.description)
     stacked = labels[0][None] if len(labels) == 1 else np.stack(labels)  # a view saves a copy of the volume
     save_reference(reference, job.identifier, stacked, image.spacing)
@@ -99,8 +101,16 @@ def _preprocess_folder(job: Job, folder: str, settings: str, image: Image, label
     data, properties = preprocess_array(image.array, image.spacing, job.plans, configuration)
     indices = preprocess_labels(labels, properties, job.plans, configuration)
     locations = class_locations(indices, job.description.labels, job.identifier)
-    known = replace(properties, input_hash=job.input_hash, settings_hash=settings, class_locations=locations)
+    known = replace(properties, input_hash=job.input_hash, settings_hash=settings, raters=job.case.raters, class_locations=locations)
     save_case(job.target / folder, job.identifier, data, indices, known)
+
+
+def remove_leftovers(folder: Path, identifier: str) -> None:
+    """Removes what a killed process left half written of a case (see files.atomic_path); other cases' files may be in work."""
+    names = {f"{identifier}{end}" for end in (".b2nd", "_labels.b2nd", "_locations.b2nd", ".json")}
+    for path in folder.glob(".tmp_*"):
+        if path.name[len(".tmp_12345678_") :] in names:
+            path.unlink(missing_ok=True)
 
 
 def is_finished(folder: Path, identifier: str, input_hash: str, settings: str) -> bool:

@@ -31,7 +31,8 @@ MAX_CHUNK = 2**18  # voxels of a chunk: what a patch reads at least
 class Properties:
     """What happened to a case, axes (z, y, x).
 
-    `class_locations` holds sampled voxels (n, 3) of each foreground index on the preprocessed grid; it is stored beside the JSON.
+    `class_locations` holds sampled voxels (n, 3) of each foreground index on the preprocessed grid and, where all raters left voxels to be
+    ignored, under 0 sampled ones of the others; it is stored beside the JSON.
     """
 
     spacing: tuple[float, ...]  # mm, canonical orientation
@@ -43,6 +44,12 @@ class Properties:
     input_hash: str = ""
     settings_hash: str = ""
     class_locations: dict[int, np.ndarray] = field(default_factory=dict, compare=False)
+    raters: tuple[int, ...] = ()  # numbers of those who drew the case, in the order of its labels; empty: all did
+
+    def row_of(self, rater: int, rows: int) -> int | None:
+        """Which of the case's `rows` label maps is this rater's; None where this rater did not draw the case."""
+        known = self.raters or range(rows)
+        return known.index(rater) if rater in known else None
 
 
 @dataclass(frozen=True)

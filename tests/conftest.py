@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -86,6 +91,60 @@ def write_model(
         content = {"ema": network.state_dict(), "dataset_name": raw.name, "fingerprint_hash": "abc"}
         checkpoint.save(folder / f"fold_{fold}" / "checkpoint_final.pth", content)
     return folder
+
+
+class Cluster(NamedTuple):
+    """A Dask scheduler and its workers, processes of their own on loopback."""
+
+    address: str  # dask://HOST:PORT
+    scheduler: subprocess.Popen
+    workers: list[subprocess.Popen]
+
+
+@pytest.fixture
+def dask_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Starts a cluster; it ends with the test."""
+    pytest.importorskip("distributed")
+    started: list[subprocess.Popen] = []
+
+    def start(workers: int = 2, threads: int = 1) -> Cluster:
+        file, quiet = tmp_path / f"scheduler_{len(started)}.json", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        dask, flags = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
+        command = [*dask, "scheduler", "--port", "0", *flags, "--scheduler-file", str(file)]
+        scheduler = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+        started.append(scheduler)
+        address = read_address(file)
+        flags += ["--no-nanny", "--nthreads", str(threads), "--local-directory", str(tmp_path / "dask")]
+        found = [subprocess.Popen([*dask, "worker", address, *flags], **quiet) for _ in range(workers)]  # type: ignore[call-overload]
+        started.extend(found)
+        address = address.replace("tcp://", "dask://")
+        if workers:
+            await_workers(address, workers)
+        return Cluster(address, scheduler, found)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def read_address(file: Path) -> str:
+    """Of the scheduler, from the file that it writes when it is up."""
+    until = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not there yet, or half of it
+            return json.loads(file.read_text())["address"]
+        if time.monotonic() > until:
+            raise TimeoutError("the Dask scheduler did not start")
+        time.sleep(0.05)
+
+
+def await_workers(address: str, number: int) -> None:
+    """Until all have joined."""
+    from distributed import Client
+
+    with Client(address.replace("dask://", "tcp://"), set_as_default=False) as client:
+        client.wait_for_workers(number, timeout=60)
 
 
 @pytest.fixture(scope="session")

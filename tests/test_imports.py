@@ -26,13 +26,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planners": {"data", "diffusion", "preprocessing", "training.memory"},
     "planning": {"data", "planners", "preprocessing", "report"},
     "preparation": {"data", "planners", "planning", "preprocessing", "report"},
-    "report": {"data", "planners", "evaluation.picture"},
+    "report": {"data", "planners", "evaluation"},
+    "model_report": {"data", "planners", "inference", "report"},
     "networks": {"diffusion", "planners.plans"},
     "evaluation": {"data", "planners.serialise"},
     "inference": {
-        "data", "networks", "diffusion", "preprocessing", "planners.plans", "training.checkpoint", "evaluation.predicted_dice",
-        "evaluation.picture", "report.pictures",
+        "data", "networks", "diffusion", "preprocessing", "planners.plans", "planners.names", "planners.serialise", "training.checkpoint",
+        "evaluation.predicted_dice", "evaluation.picture", "evaluation.calibration", "evaluation.cut", "report.pictures",
     },
+    "selection": {"data", "evaluation", "inference", "preprocessing", "planners.plans", "planners.names", "planners.serialise"},
+    "sharing": {"data", "networks", "inference", "planners.plans", "planners.serialise", "training.checkpoint", "training.lock"},
     "training": {"data", "networks", "diffusion", "preprocessing", "planners.plans", "planners.overrides", "evaluation", "inference"},
 }
 MODULES = sorted(p for folder in ("ldseg_auto", "planners", "preprocessing") for p in (ROOT / folder).rglob("*.py"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from ldseg_auto.data.dataset import open_dataset
-from ldseg_auto.data.image_io import write_image
+from ldseg_auto.data.image_io import read_label, write_image
 from ldseg_auto.errors import DatasetError, InputError, PlansError
 from ldseg_auto.planners.choices import Choices
 from ldseg_auto.planners.extract import hash_case
@@ -186,6 +187,42 @@ def test_splits_that_no_longer_fit_are_kept_under_another_name(root):
     assert json.loads((done.folder / "splits_final.previous_1.json").read_text()) == mine
 
 
+def test_a_class_of_five_cases_reaches_every_fold(root):
+    """Ten cases, of which scikit-learn's folds would put 0 and 7, 3 and 9 and so on together; class2 is in both of each of two folds."""
+    folder = root / "raw" / "Dataset001_Toy"
+    for number in range(5, 10):
+        for path in sorted(folder.glob("*/toy_000*")):
+            shutil.copy(path, path.with_name(path.name.replace("toy_000", f"toy_00{number}")))
+    edit(folder / "dataset.json", numTraining=10)
+    having = {f"toy_00{i}" for i in (0, 7, 3, 9, 4)}
+    for path in sorted((folder / "labelsTr").iterdir()):
+        if path.name.partition(".")[0] not in having:
+            label = read_label(path)
+            write_image(path, np.where(label.array == 2, 1, label.array).astype(np.uint8), label.spacing)
+    done = prepare(root, replace(ONE, configurations=("2d",)))
+    assert [len(having & set(split["val"])) for split in splits_of(done)] == [1] * 5
+    assert [len(split["val"]) for split in splits_of(done)] == [2] * 5
+
+
+def test_doubtful_splits_of_the_raw_folder_are_taken_with_a_warning(root, caplog):
+    own = [{"train": ["toy_000", "toy_001", "toy_004"], "val": ["toy_002", "toy_004"]}]
+    (root / "raw" / "Dataset001_Toy" / SPLITS).write_text(json.dumps(own))
+    assert splits_of(prepare(root, replace(ONE, groups="toy_00[34]|toy"))) == own
+    assert re.search(r"splits_final.json: fold 0: 1 case\(s\) are trained and validated on \(first: toy_004\)", caplog.text)
+    assert re.search(r"splits_final.json: fold 0: group toy has cases in both train and val", caplog.text)
+
+
+def test_splits_in_the_preprocessed_folder_stay_unless_they_split_a_group(root, caplog):
+    done = prepare(root)
+    mine = splits_of(done)[::-1]
+    (done.folder / SPLITS).write_text(json.dumps(mine))
+    assert splits_of(prepare(root, replace(ONE, groups=r"_00([0-4])$"))) == mine and not caplog.records
+    folds = splits_of(prepare(root, replace(ONE, groups="toy_00[0-2]|toy")))
+    assert {"train": ["toy_000", "toy_001", "toy_002"], "val": ["toy_003", "toy_004"]} in folds
+    assert "splits_final.json splits group toy: the splits are made anew. To keep yours put them into" in caplog.text
+    assert json.loads((done.folder / "splits_final.previous_1.json").read_text()) == mine
+
+
 def test_groups_are_never_split(root):
     done = prepare(root, replace(ONE, groups=r"_00([0-4])$"))
     assert len(splits_of(done)) == 5
@@ -266,3 +303,9 @@ def test_verify_names_every_problem_at_once(root):
     with pytest.raises(DatasetError, match=r"(?s)Dataset001_Toy has 2 problem.*toy_001.*value 9.*toy_003.*constant \(5 everywhere\)"):
         prepare(root, replace(ONE, verify=True))
     assert not (root / "preprocessed").exists()
+
+
+def test_the_hash_of_a_case_says_who_drew_it(root):
+    """The same files as another rater's are another input: results name raters."""
+    case = open_dataset(root / "raw" / "Dataset001_Toy").cases[0]
+    assert len({hash_case(replace(case, raters=who)) for who in ((), (0,), (1,))}) == 3

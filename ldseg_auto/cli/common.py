@@ -160,6 +160,7 @@ def run(command: argparse.ArgumentParser, work: Callable[[argparse.Namespace], i
         What `work` returned (None: 0), 2 for bad input, 1 for a failure, 130 when interrupted.
     """
     args = command.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     _set_up_logging(args)
     try:
         return work(args) or DONE
@@ -169,12 +170,12 @@ def run(command: argparse.ArgumentParser, work: Callable[[argparse.Namespace], i
     except Exception as cause:
         if args.debug:
             logging.getLogger("ldseg_auto").exception("traceback, as asked for by --debug:")
-        message, code = _explain(cause)
+        message, code = explain(cause)
         complain(message)
         return code
 
 
-def _explain(cause: Exception) -> tuple[str, int]:
+def explain(cause: Exception) -> tuple[str, int]:
     """The message and the exit code of an error."""
     if isinstance(cause, InputError):
         return f"error: {cause}", BAD_INPUT

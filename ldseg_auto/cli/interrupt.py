@@ -48,9 +48,9 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping(grace: float = GRACE) -> Iterator[Stop]:
     """Listens to Ctrl-C and SIGTERM meanwhile; `Stop.code` is the exit code then, 130 or 143, else 0."""
-    stop = Stop()
+    stop = Stop(grace)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from ldseg_auto.cli import common, planning_flags
 from ldseg_auto.errors import InputError
 
+WORKERS = 2
 EPILOG = """examples:
   ldseg_plan -d 4                                            the rules' own plans
   ldseg_plan -d 4 -p large --gpu-memory 40                   other plans beside them: large.json
@@ -37,8 +38,7 @@ def build() -> argparse.ArgumentParser:
     copy = copying.add_mutually_exclusive_group()
     copy.add_argument("--from-dataset", type=common.dataset_id, metavar="ID", help="copy the ldsegPlans of this preprocessed dataset")
     copy.add_argument("--from-plans", type=Path, metavar="FILE", help="copy this plans file; a trained model's plans.json too")
-    workers = "processes, where something has to be measured (default: 2)"
-    parser.add_argument("-np", "--workers", type=common.positive_int, default=2, metavar="N", help=workers)
+    planning_flags.add_workers(parser, f"processes, where something has to be measured (default: {WORKERS})")
     common.add_roots(parser, "raw", "preprocessed", "results")
     return parser
 
@@ -54,7 +54,8 @@ def work(args: argparse.Namespace) -> None:
         flag = "--gpu-memory" if args.gpu_memory is not None else "--target-spacing"
         copy = "--from-plans" if args.from_plans else "--from-dataset"
         raise InputError(f"{flag} and {copy} contradict each other: copied plans keep their patch and spacing. Leave one out.")
-    request = Request(args.plans_name or "", planning_flags.choices(args), source, args.workers, common.root(args, "results"))
+    workers, results = planning_flags.workers(args, WORKERS), common.root(args, "results")
+    request = Request(args.plans_name or "", planning_flags.choices(args), source, workers, results, args.executor)
     path, plans = make_and_store(
         common.root(args, "raw"), common.root(args, "preprocessed"), args.dataset, request, common.progress_bar(args)
     )

@@ -14,6 +14,7 @@ EPILOG = """examples:
   ldseg_plan_and_preprocess -d 4 18 -c 2d --verify   two datasets, 2d only, every file checked first
   ldseg_plan_and_preprocess -d 4 --gpu-memory 24     larger patches and batches for a larger graphics card
   ldseg_plan_and_preprocess -d 18 --target-spacing 2 2   half the resolution: four times fewer pixels
+  ldseg_plan_and_preprocess -d 4 --executor dask://node7:8786   on the workers of a Dask cluster
   ldseg_plan_and_preprocess -d 4 -p large            with the plans that ldseg_plan -p large has made
   ldseg_plan_and_preprocess -d 18 --groups '^(\\d+)_'  cases 003_HC and 003_2HC are one patient: folds keep them together
 
@@ -34,8 +35,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("-d", "--datasets", type=common.dataset_id, nargs="+", required=True, metavar="ID", help=number)
     which = "configurations to preprocess: 2d, 3d_fullres, 3d_lowres or your own (default: all of the plans)"
     parser.add_argument("-c", "--configurations", nargs="+", default=[], metavar="NAME", help=which)
-    workers = min(8, os.cpu_count() or 1)
-    parser.add_argument("-np", "--workers", type=common.positive_int, default=workers, metavar="N", help=f"processes (default: {workers})")
+    planning_flags.add_workers(parser, f"processes (default: {_workers()})")
     parser.add_argument("--verify", action="store_true", help="read and check every file first, and name all problems at once")
     parser.add_argument("--clean", action="store_true", help="measure and preprocess again, even what is up to date")
     groups = "regular expression on the case name; cases that share its first group (a patient) are never split between folds"
@@ -43,6 +43,11 @@ def build() -> argparse.ArgumentParser:
     planning_flags.add(parser)
     common.add_roots(parser, "raw", "preprocessed", "results")
     return parser
+
+
+def _workers() -> int:
+    """As many as CPUs, but no more than a disk serves."""
+    return min(8, os.cpu_count() or 1)
 
 
 def work(args: argparse.Namespace) -> int:
@@ -53,7 +58,8 @@ def work(args: argparse.Namespace) -> int:
     choices = planning_flags.choices(args) if planning_flags.given(args) else None
     name = args.plans_name or planning_flags.DEFAULT_NAME
     results = common.root(args, "results")
-    options = Options(tuple(args.configurations), args.workers, args.verify, args.clean, name, choices, args.groups, results)
+    workers = planning_flags.workers(args, _workers())
+    options = Options(tuple(args.configurations), workers, args.verify, args.clean, name, choices, args.groups, results, args.executor)
     failed = False
     for number in args.datasets:  # before hours of work on the first of them
         common.find_folder(args, "raw", number)

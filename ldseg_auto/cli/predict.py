@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldseg_auto.cli import common
+from ldseg_auto.cli import common, jobs, predict_jobs
 from ldseg_auto.cli.interrupt import Stop, stopping
+from ldseg_auto.cli.models import find_model
 from ldseg_auto.errors import InputError
 
 if TYPE_CHECKING:
     from ldseg_auto.data.description import Description
+    from ldseg_auto.inference.predictor import Predictor
 
+logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "float32", "bf16", "float16")
 
 EPILOG = """examples:
   ldseg_predict -i scans -o masks                   with the one model that is trained
+  ldseg_predict -i scans -o masks -d 4              as ldseg_find_best 4 chose (its inference.json)
   ldseg_predict -i scans -o masks -d 4 -f 0         with fold 0 of dataset 4
   ldseg_predict -i knee.nii.gz -o masks             a single file, of a model with one channel
   ldseg_predict -i scans -o masks -m /models/Dataset004_Hippocampus/ldsegPlans__3d_fullres
   ldseg_predict -i scans -o masks -m MODEL_2D MODEL_3D      the mean of two configurations
   ldseg_predict -i scans -o masks --part 1/4                every fourth case: four machines share the folders
+  ldseg_predict -i scans -o masks --executor dask://node7:8786   every worker of a Dask cluster takes its share of the cases
   ldseg_predict -i scans -o masks --continue                the cases that an interrupted run did not finish
 
 Name the files in the input folder CASE_0000.EXT (channel 0), CASE_0001.EXT (channel 1), ... with the ending of the training images.
+inference.json, where ldseg_find_best wrote one, is followed: models, folds, steps, samples, post-processing. Flags given win over it.
 Each mask lies on its image's own grid; manifest.json in the output folder says what became of each case.
 exit code: 0 all cases done, 1 failed (a case too: the others are predicted), 2 bad input,
 130 interrupted, 143 terminated (what is finished stays: go on with --continue)"""
@@ -50,6 +57,9 @@ def build() -> argparse.ArgumentParser:
     model.add_argument(
         "-m", "--model", type=Path, nargs="+", metavar="FOLDER", help="the model folder itself, without -d, -c and -p; several are averaged"
     )
+    model.add_argument(
+        "--no-recipe", action="store_true", help="do not follow inference.json: all folds, no post-processing, steps and samples as planned"
+    )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=common.positive_int, metavar="N", help="diffusion steps (default: as validation chose)")
     sampling.add_argument("--samples", type=common.positive_int, metavar="N", help="samples per case, averaged (default: as planned)")
@@ -63,6 +73,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument(
         "--part", type=common.part, default=(1, 1), metavar="k/n", help="only every n-th case, from the k-th on (default: 1/1, all)"
     )
+    jobs.add_flags(parser, "parts of the cases")
     parser.add_argument("--device", choices=common.DEVICES, default="auto", help="where to compute (default: auto, a GPU if there is one)")
     parser.add_argument("--tile-batch", type=common.positive_int, metavar="N", help="patches at a time on a GPU (default: as planned)")
     parser.add_argument(
@@ -91,6 +102,11 @@ def work(args: argparse.Namespace) -> int:
         raise InputError("-m names the model already: leave out -d, -c and -p.")
     if not args.input.exists():
         raise InputError(f"-i {args.input} does not exist.")
+    predict_jobs.check_flags(args)
+    if args.executor or args.jobs:
+        with _load(argparse.Namespace(**{**vars(args), "device": "cpu"})) as predictor:  # errors are said once, before any job
+            description = predictor.description
+        return predict_jobs.work(args, description)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
         from ldseg_auto.inference.device import make_deterministic
@@ -103,14 +119,9 @@ def work(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace, stop: Stop) -> int:
     from ldseg_auto.inference.outputs import Extras
-    from ldseg_auto.inference.predictor import Options, Predictor
 
-    folder = args.model or _find_model(common.root(args, "results"), args.dataset, args.configuration, args.plans_name)
-    folds = None if args.folds is None else [str(f) for f in args.folds]
     extras = Extras(args.save_probabilities, args.save_uncertainty, args.save_samples, args.preview)
-    options = Options(args.tta == "mirror", args.precision, args.compile)
-    predictor = Predictor.from_folder(folder, folds, args.device, args.steps, args.samples, args.seed, args.tile_batch, options)
-    with predictor:
+    with _load(args) as predictor:
         stop.tidy = lambda: _tidy(args, predictor.description)
         statuses = predictor.predict_folder(
             args.input, args.output, overwrite=args.overwrite, part=args.part, extras=extras, flag_below=args.flag_below,
@@ -127,6 +138,37 @@ def _predict(args: argparse.Namespace, stop: Stop) -> int:
     for status in failed:
         common.complain(f"failed: {status.identifier}: {status.message}")
     return common.FAILED if failed else common.DONE
+
+
+def _load(args: argparse.Namespace) -> Predictor:
+    """The models that the flags or inference.json name; the log says which of the two."""
+    from ldseg_auto.inference.predictor import Options, Predictor
+
+    folds = None if args.folds is None else [str(f) for f in args.folds]
+    options = Options(args.tta == "mirror", args.precision, args.compile)
+    recipe = None if args.no_recipe else _recipe(args)
+    if recipe is None:
+        folder = args.model or find_model(common.root(args, "results"), args.dataset, args.configuration, args.plans_name)
+        return Predictor.from_folder(folder, folds, args.device, args.steps, args.samples, args.seed, args.tile_batch, options)
+    from ldseg_auto.inference.recipe import Overrides, Recipe, follow
+
+    given = [f for f, value in (("-f", folds), ("--steps", args.steps), ("--samples", args.samples)) if value is not None]
+    but = f", but for {', '.join(given)}" if given else ""
+    logger.info("following %s%s (--no-recipe does not): %s", recipe, but, Recipe.load(recipe).words())
+    return follow(recipe, args.device, args.seed, args.tile_batch, options, Overrides(folds, args.steps, args.samples))
+
+
+def _recipe(args: argparse.Namespace) -> Path | None:
+    """The inference.json to follow: of the one model folder, else of the one dataset; none for several of -m."""
+    from ldseg_auto.inference.model_folder import find_models
+    from ldseg_auto.inference.recipe import NAME
+
+    folders = list(args.model or find_models(common.root(args, "results"), args.dataset, args.configuration, args.plans_name))
+    datasets = {folder.parent for folder in folders}
+    whole = args.model is args.configuration is args.plans_name is None
+    if whole and len(datasets) == 1 and (datasets.copy().pop() / NAME).exists():
+        return datasets.pop() / NAME
+    return folders[0] / NAME if len(folders) == 1 and (folders[0] / NAME).exists() else None
 
 
 def _tidy(args: argparse.Namespace, description: Description) -> None:
@@ -149,36 +191,6 @@ def _say_flags(args: argparse.Namespace) -> None:
     common.say(
         args, f"flagged in predictions.csv: {low} with a predicted Dice below {args.flag_below:g}, {unknown} without a predicted Dice"
     )
-
-
-def _find_model(results: Path, dataset: int | None, configuration: str | None, plans_name: str | None) -> Path:
-    """The one model folder that fits, else an InputError that lists them."""
-    from ldseg_auto.inference.model_folder import find_models
-
-    models = find_models(results, dataset, configuration, plans_name)
-    if len(models) == 1:
-        return models[0]
-    fitting = f" of dataset {dataset}" if dataset is not None else ""
-    fitting += f" of configuration {configuration}" if configuration else ""
-    fitting += f" of plans {plans_name}" if plans_name else ""
-    if models:
-        raise InputError(f"{len(models)} models{fitting} are trained in {results}; choose one:\n{_choices(models)}")
-    there = find_models(results)
-    if there:
-        raise InputError(f"no model{fitting} is trained in {results}. There are:\n{_choices(there)}")
-    raise InputError(f"no trained model in {results}. Train one with ldseg_train, or name its folder with --results or -m.")
-
-
-def _choices(models: list[Path]) -> str:
-    """A line for each model: the flags that choose it."""
-    lines = []
-    for model in models:
-        number = model.parent.name.removeprefix("Dataset").split("_")[0]
-        plans, _, configuration = model.name.rpartition("__")
-        twins = [m for m in models if m.parent == model.parent and m.name.endswith(f"__{configuration}")]
-        flags = f"-d {int(number)} -c {configuration}" + (f" -p {plans}" if len(twins) > 1 else "")
-        lines.append(f"  {flags}   ({model.parent.name})")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -27,12 +27,14 @@ class Case:
 
     Args:
         images: one file per channel, or a single natural image that holds them all.
-        labels: one file per rater; empty for prediction.
+        labels: one file per rater who drew the case; empty for prediction.
+        raters: their numbers, in the order of `labels`; empty where all drew it.
     """
 
     identifier: str
     images: tuple[Path, ...]
     labels: tuple[Path, ...] = ()
+    raters: tuple[int, ...] = ()
 
 
 def training_cases(folder: Path, description: Description) -> list[Case]:
@@ -46,8 +48,14 @@ def training_cases(folder: Path, description: Description) -> list[Case]:
     images = _images(folder / "imagesTr", description, DatasetError)
     labels = _labels(folder, description)
     _check_pairs(images, labels, description)
-    found = [labels[rater] for rater in description.raters]
-    return [Case(c, images[c], tuple(names[c] for names in found if c in names)) for c in sorted(images)]
+    by_rater = [labels[rater] for rater in description.raters]
+    return [_labelled(case, images[case], [names.get(case) for names in by_rater]) for case in sorted(images)]
+
+
+def _labelled(case: str, images: tuple[Path, ...], labels: Sequence[Path | None]) -> Case:
+    """A case with one label per rater, None where a rater did not draw it."""
+    drawn = tuple(number for number, path in enumerate(labels) if path is not None)
+    return Case(case, images, tuple(path for path in labels if path is not None), () if len(drawn) == len(labels) else drawn)
 
 
 def find_input_cases(path: Path, description: Description) -> list[Case]:
@@ -168,11 +176,12 @@ def _listed_cases(folder: Path, description: Description) -> list[Case]:
 
 
 def _listed_case(folder: Path, case: str, entry: Any, description: Description) -> Case:
-    rule = 'expected {"images": [file, ...], "label": file}, or as label a list of one file per rater'
+    rule = 'expected {"images": [file, ...], "label": file}, or as label a list of one file per rater (null: did not draw it)'
     images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, Mapping) else (None, None)
     images = images if isinstance(images, list) else []
-    labels = label if isinstance(label, list) else [label]
-    if not images or not 1 <= len(labels) <= len(description.raters) or not all(isinstance(f, str) for f in (*images, *labels)):
+    given = label if isinstance(label, list) else [label]
+    labels = [f for f in given if f is not None]
+    if not images or not labels or len(given) > len(description.raters) or not all(isinstance(f, str) for f in (*images, *labels)):
         raise DatasetError(f"{folder}/dataset.json: dataset, case {case}: {str(entry)[:80]!r}; {rule}.")
     found = [folder / os.path.expandvars(f) for f in (*images, *labels)]
     missing = [f for f in found if not f.is_file()]
@@ -180,4 +189,5 @@ def _listed_case(folder: Path, case: str, entry: Any, description: Description) 
         raise DatasetError(f"{folder}/dataset.json: dataset, case {case}: {missing[0]} does not exist.")
     files = tuple(found[: len(images)])
     _check_channels(case, files, description, DatasetError, "one more file in images (number {})")
-    return Case(case, files, tuple(found[len(images) :]))
+    paths = iter(found[len(images) :])
+    return _labelled(case, files, [*(f and next(paths) for f in given), *[None] * (len(description.raters) - len(given))])

@@ -102,20 +102,21 @@ class LabelSpec:
         return np.array((*self.values, *ignore), np.uint16 if max((*self.values, *ignore)) > 255 else np.uint8)
 
     def encode(self, array: np.ndarray) -> np.ndarray:
-        """Raw values (any shape) -> indices, int16, of the same shape.
+        """Raw values (any shape) -> indices, int16, of the same shape; plane by plane, because a lookup takes many bytes per voxel.
 
         Raises:
             DatasetError: a value is not declared; the message names them.
         """
         array = np.asarray(array)
         raw = self._raw
-        inside = (array >= 0) & (array <= int(raw.max()))
         lookup = np.full(int(raw.max()) + 1, -1, np.int16)
         lookup[raw] = np.arange(len(raw), dtype=np.int16)
-        indices = lookup[np.where(inside, array, 0).astype(np.int64)]
-        undeclared = ~inside | (indices < 0) | (array != np.floor(array) if array.dtype.kind == "f" else False)
-        if undeclared.any():
-            found = np.unique(array[undeclared]).tolist()
+        indices, wrong = np.empty(array.shape, np.int16), []  # type: np.ndarray, list[float]
+        for plane, values in zip(indices, array, strict=True) if array.ndim > 2 else [(indices, array)]:
+            plane[...], undeclared = _looked_up(values, lookup)
+            wrong += undeclared
+        if wrong:
+            found = np.unique(wrong).tolist()
             shown = ", ".join(f"{v:g}" for v in found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
             declared = ", ".join(str(v) for v in raw.tolist())
             raise DatasetError(f"label value {shown} is not declared; declared: {declared}. Correct the label file or dataset.json.")
@@ -151,6 +152,14 @@ class LabelSpec:
             higher = score > best
             indices[higher], best[higher] = head, score[higher]
         return indices
+
+
+def _looked_up(values: np.ndarray, lookup: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """`lookup[values]`, and the values that it has no entry of 0 or more for."""
+    inside = (values >= 0) & (values < len(lookup))
+    indices = lookup[np.where(inside, values, 0).astype(np.intp)]
+    undeclared = ~inside | (indices < 0) | (values != np.floor(values) if values.dtype.kind == "f" else False)
+    return indices, np.unique(values[undeclared]).tolist() if undeclared.any() else []
 
 
 def _entries(labels: Any, source: str) -> dict[str, tuple[int, ...]]:

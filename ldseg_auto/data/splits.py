@@ -1,31 +1,39 @@
-"""Cross-validation folds: nnU-Net's own when there are no groups, and folds that never split a patient when there are."""
+"""Cross-validation folds: nnU-Net's own where they serve, never a split patient where there are groups, every class in every fold."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ldseg_auto.data.stratify import Table, lacking, spread, stratified
 from ldseg_auto.errors import DatasetError, InputError
 
 logger = logging.getLogger(__name__)
 
 FOLDS = 5
 SEED = 12345  # nnU-Net's
+SHOWN = 5  # groups named in a warning
 Split = dict[str, list[str]]
 
 
-def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | str | None = None) -> list[Split]:
+def make_splits(
+    identifiers: Sequence[str], groups: Mapping[str, str] | str | None = None, holds: Mapping[str, Collection[str]] | None = None
+) -> list[Split]:
     """Folds as `[{"train": [...], "val": [...]}, ...]`: 5, or as many as there are cases (groups) if those are fewer.
 
     Without groups the folds are scikit-learn's `KFold(5, shuffle=True, random_state=12345)` of the sorted identifiers, which is what
     nnU-Net makes. With groups, whole groups are dealt out, large ones first, each to the fold that has the fewest cases.
 
+    Where a class that as many cases (groups) have as there are folds would then lack in a fold, or have less than half or more than
+    twice its even share of cases there, the folds are stratified by class instead (see stratify.py), if that is better.
+
     Args:
         groups: case -> group, or a regular expression on the case name (see `case_groups`).
+        holds: case -> classes (regions) in its labels; None does not look at classes.
 
     Raises:
         DatasetError: no cases, or a case without a group.
@@ -37,7 +45,7 @@ def make_splits(identifiers: Sequence[str], groups: Mapping[str, str] | str | No
     if len(set(by_case.values())) == 1:
         logger.warning("all %d case(s) belong to one group (%s): they are used for training and validation both.", len(cases), cases[0])
         return [{"train": cases, "val": list(cases)}]
-    folds = _kfold(cases) if groups is None else _group_folds(by_case)
+    folds = _balanced(_kfold(cases) if groups is None else _group_folds(by_case), by_case, holds or {})
     return [{"train": [c for c in cases if c not in val], "val": [c for c in cases if c in val]} for val in folds]
 
 
@@ -74,6 +82,19 @@ def _kfold(cases: Sequence[str]) -> list[set[str]]:
     return [{cases[i] for i in part} for part in np.array_split(order, min(FOLDS, len(cases)))]
 
 
+def _balanced(plain: list[set[str]], by_case: Mapping[str, str], holds: Mapping[str, Collection[str]]) -> list[set[str]]:
+    """`plain`, or where they spread a class too unevenly, stratified folds."""
+    table = Table.of(by_case, holds, len(plain))
+    scarce = lacking(table, plain)
+    if not scarce:
+        return plain
+    folds = stratified(table, len(plain))
+    if spread(table, folds) >= spread(table, plain):
+        return plain
+    logger.info("folds are stratified by class: plain ones would spread %s too unevenly.", ", ".join(scarce))
+    return folds
+
+
 def _group_folds(by_case: Mapping[str, str]) -> list[set[str]]:
     members: dict[str, list[str]] = {}
     for case, group in by_case.items():
@@ -105,6 +126,41 @@ def fold_cases(content: Any, fold: int | str) -> Split:
         raise InputError(f"fold {fold!r} does not exist; allowed: {', '.join(map(str, range(len(splits))))}, all.")
     chosen = splits[int(text)]
     return {"train": list(chosen["train"]), "val": list(chosen["val"])}
+
+
+def shared_cases(split: Split) -> list[str]:
+    """Cases that are trained and validated on both, sorted."""
+    return sorted(set(split["train"]) & set(split["val"]))
+
+
+def split_groups(split: Split, by_case: Mapping[str, str]) -> list[str]:
+    """Groups of which some cases are trained and others validated on, sorted; a case that is in both counts as neither.
+
+    Args:
+        by_case: case -> group.
+    """
+    both = set(split["train"]) & set(split["val"])
+    train, val = ({by_case[c] for c in split[key] if c in by_case and c not in both} for key in ("train", "val"))
+    return sorted(train & val)
+
+
+def doubts(folds: Mapping[Any, Split], by_case: Mapping[str, str]) -> list[str]:
+    """Why a validation Dice would say little of other patients, one sentence per fold and kind; empty for good splits.
+
+    Args:
+        folds: number -> cases.
+        by_case: case -> group.
+    """
+    out = []
+    for number, split in folds.items():
+        both, divided = shared_cases(split), split_groups(split, by_case)
+        if both:
+            what = f"{len(both)} case(s) are trained and validated on (first: {both[0]})"
+            out.append(f"fold {number}: {what}: their Dice says nothing of other cases.")
+        if divided:
+            what = f"group {', '.join(divided[:SHOWN])}{', ...' if len(divided) > SHOWN else ''}"
+            out.append(f"fold {number}: {what} has cases in both train and val: its validation Dice is better than that of new patients.")
+    return out
 
 
 def _checked(content: Any) -> list[Split]:

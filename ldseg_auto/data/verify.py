@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,8 +14,11 @@ from ldseg_auto.data.description import Description
 from ldseg_auto.data.image_io import Image
 from ldseg_auto.data.training_case import load_training_case
 from ldseg_auto.errors import DatasetError
-from ldseg_auto.parallel import executor, run_all
+from ldseg_auto.executors import LOCAL, open_executor
+from ldseg_auto.parallel import run_all
 from ldseg_auto.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
 
 
 def verify_case(case: Case, description: Description) -> None:
@@ -27,26 +31,28 @@ def verify_case(case: Case, description: Description) -> None:
     check_constant(case, image, description)
 
 
-def verify_dataset(dataset: RawDataset, workers: int = 1, progress: Progress = silent) -> list[str]:
+def verify_dataset(dataset: RawDataset, workers: int = 1, progress: Progress = silent, where: str = LOCAL) -> list[str]:
     """All problems of a dataset, one sentence each, in the order of the cases; empty when there are none.
 
-    Besides `verify_case` for each case: a class (region) that is in no readable case's labels.
+    Besides `verify_case` for each case it warns of a class (region) that is in no readable case's labels.
 
     Args:
         workers: processes; 1 reads in this one.
+        where: the executor, see executors.open_executor.
 
     Raises:
         LdsegError: a worker died.
     """
-    with executor(workers) as pool:
+    with open_executor(where, workers, (dataset.folder,)) as pool:
         outcomes = run_all(pool, partial(_inspect, description=dataset.description), dataset.cases, "verifying", progress)
     found = []
     for outcome in outcomes:
         if outcome.value is None:
             raise outcome.error or RuntimeError(f"case {outcome.item.identifier} was not inspected.")
         found.append(outcome.value)
-    problems = [problem for problem, _ in found if problem]
-    return problems + _absent_classes([heads for _, heads in found], dataset.description)
+    for absent in _absent_classes([heads for _, heads in found], dataset.description):
+        logger.warning("%s: %s", dataset.name, absent)
+    return [problem for problem, _ in found if problem]
 
 
 def _inspect(case: Case, description: Description) -> tuple[str, tuple[bool, ...]]:
@@ -76,5 +82,5 @@ def _absent_classes(heads: Sequence[tuple[bool, ...]], description: Description)
     if not readable:
         return []
     absent = [n for i, n in enumerate(names) if not any(h[i + skip] for h in readable)]
-    rule = "remove it from labels in dataset.json or add cases that show it"
+    rule = "it cannot be learnt: remove it from labels in dataset.json or add cases that show it"
     return [f"class {n} is in none of the {len(readable)} cases read; {rule}." for n in absent]

@@ -94,8 +94,12 @@ def reliability(probabilities: np.ndarray, label: np.ndarray, bins: int = 15, ma
     keep = np.ones(label.shape, bool) if mask is None else mask
     chosen, truth = probabilities[:, keep], label[keep]
     _check_values(chosen, truth)
-    confidence = chosen.max(0).astype(float)
-    right = chosen.argmax(0) == truth
+    return reliability_of(chosen.max(0), chosen.argmax(0) == truth, bins)
+
+
+def reliability_of(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> Reliability:
+    """The same from each voxel's confidence in [0, 1] and whether it is right, both `(n,)`: no probabilities of all classes are held."""
+    confidence = confidence.astype(float)
     position = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
     sums, hits = np.bincount(position, confidence, bins), np.bincount(position, right, bins)
     return _of_sums(sums, hits, np.bincount(position, minlength=bins))

@@ -62,14 +62,18 @@ class Export:
         count = planes_at_a_time(streams)
         for start in range(0, len(streams[0]), count):
             stop = min(start + count, len(streams[0]))
-            self._slab(slice(start, stop), [stream.part(start, stop) for stream in streams])
+            self.slab(slice(start, stop), [stream.part(start, stop) for stream in streams])
         for stream in streams:
             stream.finish()
+        return self.finish()
+
+    def finish(self) -> Maps:
+        """After the last slab."""
         entropies, information = (None, None) if self.uncertainty is None else self.uncertainty
         return Maps(self.indices, self.probabilities, entropies, information, self.samples, self.score.finish())
 
-    def _slab(self, planes: slice, parts: Sequence[Part]) -> None:
-        """Head by head: neither the heads of a draw nor their mean are held together."""
+    def slab(self, planes: slice, parts: Sequence[Part]) -> None:
+        """Takes the next planes of all streams, head by head: neither the heads of a draw nor their mean are held together."""
         shape, regions = parts[0].shape, self.labels.has_regions
         draws = [_Assigned(self.labels, shape) for _ in range(self.draws if self.draws > 1 else 0)]
         mean, top, entropies = _Assigned(self.labels, shape), np.zeros(shape, np.float32), np.zeros((2, *shape), np.float32)

@@ -25,6 +25,7 @@ from ldseg_auto.inference.prediction import Prediction, Wanted
 from ldseg_auto.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
+JOBS = "jobs"  # folder below the output for the logs of parts that are predicted as jobs (cli/predict_jobs.py)
 TEMPORARY = re.compile(r"\.tmp_.{8}_(.+)")  # files.atomic_path: the name that it would have been given
 
 
@@ -80,7 +81,7 @@ def predict_folder(
     everything = find_input_cases(task.inputs, engine.description)
     cases, suffix = select_part(everything, task.part), part_suffix(task.part)
     manifest = Manifest(task.output / f"manifest{suffix}.json", _settings(engine, task, len(cases)))
-    _check_output(task, cases, manifest.path, label_ending(engine.description.file_ending))
+    check_output(task, cases, manifest.path, label_ending(engine.description.file_ending))
     resumed = task.resume and manifest.path.exists()
     if resumed:
         manifest.take_over()
@@ -146,13 +147,14 @@ def remove_temporary(task: FolderTask, cases: Sequence[Case]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_output(task: FolderTask, cases: Sequence[Case], manifest: Path, ending: str) -> None:
+def check_output(task: FolderTask, cases: Sequence[Case], manifest: Path, ending: str) -> None:
+    """Raises InputError where the task may not write into its output folder."""
     output = task.output
     if any(p.resolve().parent == output.resolve() for c in cases for p in c.images):
         raise InputError(f"output folder {output} holds the input images, which predictions could replace. Choose another.")
     if output.exists() and not output.is_dir():
         raise InputError(f"output {output} is a file; name a folder.")
-    there = {p.name for p in output.iterdir() if not TEMPORARY.fullmatch(p.name)} if output.is_dir() else set()
+    there = {p.name for p in output.iterdir() if not TEMPORARY.fullmatch(p.name)} - {JOBS} if output.is_dir() else set()
     others = any(re.fullmatch(rf"manifest_\d+of{task.part[1]}\.json", name) for name in there)
     shared = others and manifest.name not in there and not there & {f"{c.identifier}{ending}" for c in cases}
     if not there or task.overwrite or shared or (task.resume and manifest.name in there):

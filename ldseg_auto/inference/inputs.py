@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
+from ldseg_auto.data.endings import ending_of
 from ldseg_auto.data.geometry import NATURAL_Z, Geometry
 from ldseg_auto.errors import InputError
 from ldseg_auto.planners.plans import Configuration, Plans
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
 Source = Union[np.ndarray, "SimpleITK.Image", str, Path, Sequence[str | Path]]  # | needs the class itself, so SimpleITK's import
+CHANNEL = re.compile(r"_\d{4}$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +122,12 @@ def _finite(array: np.ndarray, case: str) -> np.ndarray:
     if bad:
         raise InputError(f"case {case}: {bad} of {array.size} values are NaN or infinite. Replace them by finite ones.")
     return array
+
+
+def case_of(image: Source) -> str:
+    """The file's name without ending and channel number; "image" for what is no file."""
+    first = image[0] if isinstance(image, Sequence) and not isinstance(image, str) and image else image
+    if not isinstance(first, (str, Path)):
+        return "image"
+    name = Path(first).name
+    return CHANNEL.sub("", name[: -len(ending_of(Path(first)))])

@@ -86,11 +86,12 @@ def load_network(folder: ModelFolder, fold: str, device: torch.device) -> LDSeg:
     """The fold's EMA weights in evaluation mode.
 
     Raises:
-        ModelError: the checkpoint is damaged, of another dataset, or does not fit the plans.
+        ModelError: the checkpoint is damaged, of another dataset or configuration, or does not fit the plans.
     """
     path = folder.folds[fold]
     content = checkpoint.load(path)
     checkpoint.check_origin(content, folder.plans.dataset_name, folder.plans.fingerprint_hash, path)
+    checkpoint.check_configuration(content, folder.plans.default_configuration, path)
     model = LDSeg(folder.configuration, folder.description.labels.num_heads)
     try:
         model.load_state_dict(content["ema"])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,25 +15,21 @@ import numpy as np
 import torch
 
 from ldseg_auto.data.dataset import Description
-from ldseg_auto.data.endings import ending_of
 from ldseg_auto.errors import InputError
-from ldseg_auto.evaluation.predicted_dice import PredictedDice
 from ldseg_auto.files import hash_file
-from ldseg_auto.inference.device import choose_device, inference_type
+from ldseg_auto.inference.device import choose_device
 from ldseg_auto.inference.export import Export, Maps, values_of
-from ldseg_auto.inference.fallback import models_on_cpu, window_on_cpu, within_memory
+from ldseg_auto.inference.fallback import Way, within_memory
 from ldseg_auto.inference.folder import CaseStatus, FolderTask, predict_folder
-from ldseg_auto.inference.inputs import Input, Prepared, Source, load, prepare
-from ldseg_auto.inference.kernels import use_onednn
-from ldseg_auto.inference.model_folder import ModelFolder, check_together, load_network, measured_steps, predicted_dice, read_model_folder
-from ldseg_auto.inference.noise import sample_numbers
+from ldseg_auto.inference.inputs import Input, Prepared, Source, case_of, load, prepare
+from ldseg_auto.inference.member import DEFAULT, Member, Options, load_member
+from ldseg_auto.inference.model_folder import ModelFolder, check_together, read_model_folder
 from ldseg_auto.inference.outputs import Extras
+from ldseg_auto.inference.postprocess import Rule, clean, with_mask
 from ldseg_auto.inference.prediction import Prediction, Wanted
-from ldseg_auto.inference.window import Draws, SlidingWindow
-from ldseg_auto.networks.ldseg import LDSeg
+from ldseg_auto.planners.serialise import to_dict
 from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
-from ldseg_auto.scratch import Room
 
 __all__ = ["CaseStatus", "Extras", "Input", "Options", "Predictor", "Wanted"]
 T = TypeVar("T")
@@ -43,40 +37,6 @@ LARGE = 2**26  # voxels of an image from which on the next one is not read meanw
 LABELS = Wanted()
 NO_EXTRAS = Extras()
 UNVALIDATED = "none: the fold was trained without validation, or by an earlier version (ldseg_train --continue validates again)."
-CHANNEL = re.compile(r"_\d{4}$")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How networks are run; none of it changes what is predicted but mirroring, and the others by rounding."""
-
-    mirror: bool = False  # average over mirrorings along the axes that training mirrored: 2 to the power of axes evaluations
-    precision: str = "auto"  # auto | float32 | bf16 | float16
-    compile: bool = False  # torch.compile
-    room: Room = Room()  # for logits that wait for their last tile
-
-
-DEFAULT = Options()
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One model folder, loaded: its networks (one per fold) and its window."""
-
-    folder: ModelFolder
-    models: tuple[LDSeg, ...]
-    window: SlidingWindow
-    steps: int
-    predicted: dict[str, PredictedDice]  # fold -> its fit of the Dice
-
-    def on_cpu(self) -> Member:
-        """The same on the CPU, beside this one."""
-        return replace(self, models=models_on_cpu(self.models, self.folder.configuration), window=window_on_cpu(self.window))
-
-    def draws(self, case: str, seed: int, samples: int) -> Draws:
-        """What is drawn of a case."""
-        numbers = sample_numbers(self.folder.configuration, self.steps, samples)
-        return Draws(case, seed, self.steps, tuple(numbers), self.folder.description.labels.has_regions)
 
 
 class Predictor:
@@ -90,15 +50,21 @@ class Predictor:
         device: where they run.
         samples: posterior samples per model and case, averaged in probability space.
         seed: of the noise; the same seed gives the same masks.
+        rules: post-processing of the label map.
+        recipe: SHA-256 of the inference.json that is followed (recipe.py); empty for none.
 
     Raises:
         ModelError: the folders do not fit together.
     """
 
-    def __init__(self, members: Sequence[Member], device: torch.device, samples: int, seed: int) -> None:
+    def __init__(
+        self, members: Sequence[Member], device: torch.device, samples: int, seed: int, rules: Sequence[Rule] = (), recipe: str = ""
+    ) -> None:
         check_together([m.folder for m in members])
         self.members, self.device, self.samples, self.seed = tuple(members), device, samples, seed
+        self.rules, self.recipe = tuple(rules), recipe
         self._lock = threading.Lock()
+        self._networks = ThreadPoolExecutor(1, "ldseg-networks")
 
     @classmethod
     def from_folder(
@@ -126,7 +92,7 @@ class Predictor:
             raise InputError("no model folder was named; expected one or more.")
         chosen = choose_device(device)
         samples = folders[0].configuration.sampling.samples if samples is None else samples
-        members = [_load(folder, chosen, steps, samples, tile_batch, options) for folder in folders]
+        members = [load_member(folder, chosen, steps, samples, tile_batch, options) for folder in folders]
         return cls(members, chosen, samples, seed)
 
     @property
@@ -161,7 +127,9 @@ class Predictor:
         """For a manifest: how the networks are run."""
         window = self.members[0].window
         tta, precision = "mirror" if len(window.flips) > 1 else "none", str(window.type).removeprefix("torch.")
-        return {"samples": self.samples, "seed": self.seed, "tta": tta, "precision": precision, "tile_batch": window.tile_batch}
+        followed = {"recipe": self.recipe, "postprocessing": to_dict(self.rules)} if self.recipe else {}
+        run = {"samples": self.samples, "seed": self.seed, "tta": tta, "precision": precision, "tile_batch": window.tile_batch}
+        return run | followed
 
     def about_predicted_dice(self) -> dict[str, str]:
         """Fold (with its model folder's name) -> how far its predicted Dice was off on held-out cases, or why it has none."""
@@ -181,6 +149,7 @@ class Predictor:
         """Lets the networks go. A prediction that runs in another thread ends first."""
         with self._lock:
             self.members = ()
+            self._networks.shutdown()
 
     def predict(
         self, image: Source, spacing: Sequence[float] | None = None, case: str | None = None, wanted: Wanted = LABELS
@@ -198,13 +167,13 @@ class Predictor:
             InputError: see inputs.load; the predictor is closed.
             DatasetError: a file is unreadable.
         """
-        given = Input(case or _case_of(image), image, None if spacing is None else tuple(spacing))
+        given = Input(case or case_of(image), image, None if spacing is None else tuple(spacing))
         return self._run(self._prepare(given), wanted)
 
     def predict_array(self, image: np.ndarray, spacing: Sequence[float], case: str) -> np.ndarray:
         """Label indices (z, y, x) int16 of a canonical image `(c, z, y, x)` with `spacing` (z, y, x) in mm; see `predict`."""
         prepared = self._prepare(Input(case, image, tuple(spacing)))
-        return self._maps(prepared, LABELS)[0].indices
+        return clean(self._maps(prepared, LABELS)[0].indices, self.description.labels, prepared.spacing, self.rules)
 
     def predict_folder(
         self, inputs: Path | str, output: Path | str, *, overwrite: bool = False, part: tuple[int, int] = (1, 1),
@@ -269,9 +238,11 @@ class Predictor:
         (maps, notes), labels = self._maps(prepared, wanted, *stops), self.description.labels
         values = None if maps.samples is None else values_of(labels, maps.samples)
         score = maps.score.completed([fit for m in self.members for fit in m.predicted.values()], self.samples, prepared.geometry)
+        indices = clean(maps.indices, labels, prepared.spacing, self.rules)
+        score = score if indices is maps.indices else with_mask(score, indices, labels, prepared.spacing)
         seconds = prepared.seconds + time.monotonic() - start
         return Prediction(
-            prepared.case, values_of(labels, maps.indices), prepared.geometry, prepared.spacing, maps.probabilities, maps.entropy,
+            prepared.case, values_of(labels, indices), prepared.geometry, prepared.spacing, maps.probabilities, maps.entropy,
             maps.mutual_information, values, score, round(seconds, 3), notes,
         )  # fmt: skip
 
@@ -280,18 +251,22 @@ class Predictor:
         with self._lock:
             self._check_open()
             return within_memory(
-                [m.window for m in self.members], prepared.case, lambda on_cpu: self._attempt(on_cpu, prepared, wanted, stops)
+                [m.window for m in self.members], prepared.case, lambda way: self._attempt(way, prepared, wanted, stops)
             )
 
-    def _attempt(self, on_cpu: bool, prepared: Prepared, wanted: Wanted, stops: Sequence[threading.Event]) -> Maps:
-        """The next planes are computed while the last ones are exported."""
-        failed, members = threading.Event(), [m.on_cpu() for m in self.members] if on_cpu else self.members
-        with ExitStack() as closing_last, ThreadPoolExecutor(1, "ldseg-networks") as pool:
+    def _attempt(self, way: Way, prepared: Prepared, wanted: Wanted, stops: Sequence[threading.Event]) -> Maps:
+        """The next planes are computed while the last ones are exported.
+
+        One thread runs the networks of all cases: cuDNN keeps the plans of its convolutions per thread, and finding them anew cost more
+        than a small case does.
+        """
+        failed, members, pool = threading.Event(), [m.adapted(way) for m in self.members], self._networks
+        with ExitStack() as ending:
             streams, total = [], 0
             for member, (grid, properties) in zip(members, prepared.grids, strict=True):
                 draws = member.draws(prepared.case, self.seed, self.samples)
                 planes = member.window.planes(member.models, grid, draws, failed, *stops)
-                closing_last.callback(planes.close)
+                ending.callback(_close_in, pool, planes)
                 volumes = (len(member.models) * len(draws.numbers), member.folder.description.labels.num_heads)
                 scores = (p - np.float32(0.5) for p in _ahead(planes, pool)) if draws.regions else _ahead(planes, pool)
                 streams.append(
@@ -301,39 +276,17 @@ class Predictor:
             export = Export(self.description.labels, prepared.grids[0][1], self.folder.plans.transpose_forward, total, wanted)
             try:
                 return export.run(streams)
-            except BaseException:
+            finally:
                 failed.set()  # a tile is finished, not all of them
-                raise
 
     def _check_open(self) -> None:
         if not self.members:
             raise InputError("this predictor is closed; load the model again with Predictor.from_folder.")
 
 
-def _load(folder: ModelFolder, device: torch.device, steps: int | None, samples: int, tile_batch: int | None, options: Options) -> Member:
-    configuration = folder.configuration
-    if steps is None:
-        steps = measured_steps(folder, "chosen" if samples == 1 else "chosen_for_samples") or configuration.sampling.steps
-    models = tuple(load_network(folder, fold, device) for fold in folder.folds)
-    for model in models:
-        if options.compile:
-            for part in (model.image_encoder, model.denoiser, model.decoder):
-                part.compile()
-        elif device.type == "cpu" and inference_type(device, options.precision) == torch.float32:
-            use_onednn(model)
-    batch = configuration.inference.tile_batch if tile_batch is None else tile_batch
-    axes = configuration.mirror_axes if options.mirror else ()
-    window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room)
-    return Member(folder, models, window, steps, predicted_dice(folder))
-
-
-def _case_of(image: Source) -> str:
-    """The file's name without ending and channel number; "image" for what is no file."""
-    first = image[0] if isinstance(image, Sequence) and not isinstance(image, str) and image else image
-    if not isinstance(first, (str, Path)):
-        return "image"
-    name = Path(first).name
-    return CHANNEL.sub("", name[: -len(ending_of(Path(first)))])
+def _close_in(pool: Executor, planes: Generator[np.ndarray, None, None]) -> None:
+    """Closes `planes` once what `pool` still makes of them is made."""
+    pool.submit(planes.close).result()
 
 
 def _ahead(items: Iterator[T], pool: Executor) -> Iterator[T]:

@@ -15,6 +15,7 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 
+from ldseg_auto.errors import LdsegError
 from ldseg_auto.inference.device import inference_type
 from ldseg_auto.inference.noise import case_noise, sample_numbers
 from ldseg_auto.inference.ring import PIECE, Ring, make_ring
@@ -38,6 +39,10 @@ class Draws:
     steps: int  # network evaluations per sample
     numbers: tuple[int, ...]  # samples, or (noise.CENTRE,)
     regions: bool  # whether heads are regions (sigmoid), or classes (softmax)
+
+
+class NotFinite(LdsegError):
+    """Logits in float16 hold infinity or not-a-number: an activation left its range (65504)."""
 
 
 class SlidingWindow:
@@ -88,6 +93,9 @@ class SlidingWindow:
 
         Yields:
             `(models x samples, heads, planes, y, x)` float32; models, then samples.
+
+        Raises:
+            NotFinite: in float16.
         """
         array = image.array if isinstance(image, Scratch) else np.ascontiguousarray(image, np.float32)
         volume, layout = torch.from_numpy(array), Layout.of(self.configuration, array.shape[1:])
@@ -111,6 +119,8 @@ class SlidingWindow:
             finished = slice(batch[0][0].start, after[0][0].start if after else layout.padded[0])
             for logits in _take(ring, finished, layout):
                 per_draw = logits.to(self.device).unflatten(0, (-1, models[0].heads))
+                if self.type == torch.float16 and not per_draw.isfinite().all():
+                    raise NotFinite(f"case {draws.case}: the networks' output is not finite in float16.")
                 yield _probabilities(per_draw, draws.regions, 1).cpu().numpy()
 
     def _noises(self, model: LDSeg, layout: Layout, boxes: list[Box], draws: Draws) -> list[list[torch.Tensor]]:

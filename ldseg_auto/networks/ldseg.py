@@ -11,7 +11,7 @@ from torch import nn
 from ldseg_auto.diffusion.samplers import ddim, ddpm, keep, multistep
 from ldseg_auto.diffusion.schedule import signal_and_noise
 from ldseg_auto.networks.parts import Denoiser, ImageEncoder, LabelDecoder, LabelEncoder
-from ldseg_auto.networks.standardise import PerSample, Running, standardise_sample
+from ldseg_auto.networks.standardise import PerSample, Running, Stacked, alone, standardise_sample
 from ldseg_auto.planners.plans import Configuration
 
 LAST_TIME = 0.999  # T = 1000 steps: the last one still holds a trace of signal, which eps prediction divides by
@@ -35,12 +35,15 @@ class Condition:
         shaped = [f * mask.view(-1, *([1] * (f.ndim - 1))).to(f.dtype) for f in self.decoder]
         return Condition(self.denoiser, shaped)
 
-    def noised(self, deviation: torch.Tensor) -> Condition:
-        """Decoder features with Gaussian noise of `deviation` (b,) times the root mean square of the sample's own features."""
+    def noised(self, deviation: torch.Tensor, draw: Callable[[torch.Tensor], torch.Tensor] = torch.randn_like) -> Condition:
+        """Decoder features with Gaussian noise of `deviation` (b,) times the root mean square of the sample's own features.
+
+        `draw(features)` gives standard normal noise of their shape.
+        """
         out = []
         for f in self.decoder:
             scale = deviation * f.detach().float().flatten(1).square().mean(1).sqrt()
-            out.append(f + scale.to(f.dtype).view(-1, *([1] * (f.ndim - 1))) * torch.randn_like(f))
+            out.append(f + scale.to(f.dtype).view(-1, *([1] * (f.ndim - 1))) * draw(f))
         return Condition(self.denoiser, out)
 
     def select(self, samples: torch.Tensor | slice) -> Condition:
@@ -90,13 +93,13 @@ class LDSeg(nn.Module):
         grids = features[stage:] if self.parts.denoiser == "unet" else [self.embedding(features[-1])]
         return Condition(self.denoiser.condition(grids), self.decoder.condition(features[: stage + 1]))
 
-    def encode_label(self, onehot: torch.Tensor) -> torch.Tensor:
+    def encode_label(self, onehot: torch.Tensor, stacked: Stacked = alone) -> torch.Tensor:
         """Clean latent z0 `(b, k, *latent_spatial)` of `onehot` `(b, heads, *spatial)`; the paper codes it as one integer channel.
 
         There head i counts i + 1, so that the background of regions and ignored voxels, which have no head, differ from head 0;
-        classes span [0, 1].
+        classes span [0, 1]. `stacked`: see standardise.Running.
         """
-        return self.standardise(self.raw_latent(onehot))
+        return self.standardise(self.raw_latent(onehot), stacked)
 
     def raw_latent(self, onehot: torch.Tensor) -> torch.Tensor:
         """The latent before it is standardised, float32; shapes as in `encode_label`."""

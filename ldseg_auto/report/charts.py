@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,6 +18,9 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40  # margins in pixels
 ROW, ROW_LABEL = 34, 130  # of a strip chart
 WIDE = 1000.0  # ratio of intensities from which their axis is logarithmic; above that of 8-bit pictures
 MOST = 300  # marks of a series; of more values, as many quantiles are drawn
+FEW, MANY = 60, 30000  # marks of a line that get a point each; marks of a chart that say their value on hover
+TRENDS = 7  # colours of trend and scatter charts, the first for the main line
+SQUARE = 260  # pixels of a scatter chart's side
 GOLDEN = 0.6180339887  # fractional parts of its multiples spread evenly
 
 
@@ -119,8 +123,8 @@ def strip_chart(rows: Sequence[Row], title: str, shared: bool = False) -> str:
     return _svg(WIDTH, height, title, parts)
 
 
-def line_chart(lines: Sequence[Line], y: Axis, target: tuple[float, str], names: tuple[str, str, str]) -> str:
-    """Lines over a logarithmic x axis with a dashed target; chosen marks get a ring.
+def line_chart(lines: Sequence[Line], y: Axis, target: tuple[float, str] | None, names: tuple[str, str, str]) -> str:
+    """Lines over a logarithmic x axis, with a dashed target where there is one; chosen marks get a ring.
 
     Args:
         target: its height and name.
@@ -132,9 +136,10 @@ def line_chart(lines: Sequence[Line], y: Axis, target: tuple[float, str], names:
     x = Axis(low / 1.15, high * 1.15, LEFT, WIDTH - RIGHT, log=True)
     parts = [*_grid_lines(y), _text((LEFT + WIDTH) / 2, HEIGHT - 6, x_name), f'<text class="above" x="4" y="10">{escape(y_name)}</text>']
     parts += [_tick_below(x.place(v), f"1/{1 / v:g}" if v < 1 else short(v)) for v in _powers(low, high)]
-    at = y.place(target[0])
-    parts.append(f'<line class="target" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-    parts.append(f'<text class="above" x="{LEFT + 4}" y="{at - 4:.1f}">{escape(target[1])}</text>')
+    if target is not None:
+        at = y.place(target[0])
+        parts.append(f'<line class="target" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="above" x="{LEFT + 4}" y="{at - 4:.1f}">{escape(target[1])}</text>')
     chosen = []
     for number, line in enumerate(lines):
         colour = f"s{number % 3}"
@@ -144,6 +149,57 @@ def line_chart(lines: Sequence[Line], y: Axis, target: tuple[float, str], names:
         parts += [f'<circle class="{colour}" cx="{a:.1f}" cy="{b:.1f}" r="3">{_hover(m.text)}</circle>' for a, b, m in points]
         chosen += [f'<circle class="ring" cx="{a:.1f}" cy="{b:.1f}" r="7">{_hover(m.text)}</circle>' for a, b, m in points if m.chosen]
     return _svg(WIDTH, HEIGHT, title, [*parts, *chosen])
+
+
+def trend_chart(lines: Sequence[Line], names: tuple[str, str, str], y: Axis | None = None) -> str:
+    """Lines over a linear x axis, the first of them as the main one; of more than 300 marks so many are drawn, evenly.
+
+    Args:
+        names: of the chart, of x and of y.
+        y: None takes one that holds all values.
+    """
+    title, x_name, y_name = names
+    y = y or fitted([m.y for line in lines for m in line.marks], HEIGHT - BOTTOM, TOP + 10)
+    xs = sorted({m.x for line in lines for m in line.marks})
+    x = fitted([xs[0], xs[-1]], LEFT, WIDTH - RIGHT, math.inf)
+    parts = [*_grid_lines(y), _text((LEFT + WIDTH) / 2, HEIGHT - 6, x_name), f'<text class="above" x="4" y="10">{escape(y_name)}</text>']
+    parts += [_tick_below(at, text) for at, text in _apart(x.ticks())]
+    for number, line in reversed(list(enumerate(lines))):  # the main one on top
+        marks = [line.marks[i] for i in _evenly(len(line.marks))]
+        path = "M" + "L".join(f"{x.place(m.x):.1f},{y.place(m.y):.1f}" for m in marks)
+        parts.append(f'<path class="line t{number % TRENDS}" d="{path}"/>')
+        if len(marks) <= FEW:
+            parts += [f'<circle class="t{number % TRENDS}" cx="{x.place(m.x):.1f}" cy="{y.place(m.y):.1f}" r="2.5"/>' for m in marks]
+    shown = [xs[i] for i in _evenly(len(xs))]
+    texts = {at: [m.text for line in lines for m in line.marks if m.x == at] for at in shown} if len(lines) * len(xs) <= MANY else {}
+    edges = [x.start, *((x.place(a) + x.place(b)) / 2 for a, b in zip(shown, shown[1:], strict=False)), x.end]
+    parts += [_column(a, b, "; ".join(texts[at])) for a, b, at in zip(edges, edges[1:], shown, strict=False) if at in texts]
+    return _svg(WIDTH, HEIGHT, title, parts)
+
+
+def scatter_chart(groups: Sequence[Line], names: tuple[str, str, str], low: float = 0.0, joined: bool = False) -> str:
+    """Points in a square from `low` to 1 with its diagonal dashed, a colour for each group.
+
+    Args:
+        names: of the chart, of x and of y.
+        joined: with a line through the points of each group.
+    """
+    title, x_name, y_name = names
+    x, y = Axis(low, 1, LEFT, LEFT + SQUARE), Axis(low, 1, TOP + 10 + SQUARE, TOP + 10)
+    parts = [_text(LEFT + SQUARE / 2, y.start + 34, x_name), f'<text class="above" x="4" y="10">{escape(y_name)}</text>']
+    for at, text in y.ticks():
+        parts.append(f'<line class="rule" x1="{x.start}" x2="{x.end}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="left" x="{LEFT - 5}" y="{at + 4:.1f}">{text}</text>')
+    parts += [_text(at, y.start + 15, text) for at, text in _apart(x.ticks(), 30)]
+    parts.append(f'<line class="target" x1="{x.start}" x2="{x.end}" y1="{y.start}" y2="{y.end}"/>')
+    for number, group in enumerate(groups):
+        colour = f"t{(number + 1) % TRENDS}"
+        points = [(x.place(m.x), y.place(m.y), m) for m in group.marks]
+        if joined and points:
+            path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)
+            parts.append(f'<path class="line {colour}" d="{path}"/>')
+        parts += [f'<circle class="{colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5">{_hover(m.text)}</circle>' for a, b, m in points]
+    return _svg(WIDTH, y.start + 40, title, parts)
 
 
 def _points(row: Row, axis: Axis, top: float) -> list[str]:

@@ -10,7 +10,7 @@ from ldseg_auto.planners.fingerprint import Fingerprint
 from ldseg_auto.report.charts import Row, histogram_chart, ranges_chart, strip_chart
 from ldseg_auto.report.html import Section, charts, figure, key, paragraph, table, tiles
 from ldseg_auto.report.outliers import Finding, Findings
-from ldseg_auto.report.pictures import Thumbnail
+from ldseg_auto.report.pictures import Thumbnail, gallery
 from ldseg_auto.report.units import AXES, axes_of, is_flat, length_unit, short, volume_unit, volume_word
 
 PER_RULE = 12  # findings of one rule that the table shows
@@ -66,9 +66,9 @@ def picture_section(
     parts = [paragraph(text, "muted"), key(fingerprint.class_names)] if odd or others else []
     parts += [paragraph(missing, "warning")] if missing else []
     if odd:
-        parts.append("<h3>Of those that stand out</h3>" + _pictures(odd, why))
+        parts.append("<h3>Of those that stand out</h3>" + gallery(odd, why))
     if others:
-        parts.append("<h3>Evenly over all cases</h3>" + _pictures(others, why))
+        parts.append("<h3>Evenly over all cases</h3>" + gallery(others, why))
     return Section("pictures", "Cases", "".join(parts))
 
 
@@ -83,17 +83,6 @@ def distribution_section(fingerprint: Fingerprint, findings: Findings) -> Sectio
 
 def _brief(finding: Finding) -> str:
     return f"{finding.what} {finding.value}"
-
-
-def _pictures(thumbnails: Sequence[Thumbnail], why: dict[str, str]) -> str:
-    out = []
-    for t in thumbnails:
-        width, height = t.size
-        layers = f'<img src="{t.image}" alt="{escape(t.case)}"><img src="{t.overlay}" alt="labels of {escape(t.case)}">'
-        lines = [f"<b>{escape(t.case)}</b>", *(escape(text) for text in (t.note, why.get(t.case, "")) if text)]
-        box = f'<span class="layers" tabindex="0" style="width:{width}px;height:{height}px">{layers}</span>'
-        out.append(f"<figure>{box}<figcaption>{'<br>'.join(lines)}</figcaption></figure>")
-    return f'<div class="cases">{"".join(out)}</div>'
 
 
 def _odd(findings: Findings, *rules: str) -> frozenset[str]:

@@ -41,6 +41,14 @@ svg .median { stroke: var(--ink); stroke-width: 1.6; } svg .line { fill: none; s
 svg .line.s0 { stroke: var(--main); } svg .line.s1 { stroke: var(--other); } svg .line.s2 { stroke: var(--third); }
 svg circle.s0 { fill: var(--main); } svg circle.s1 { fill: var(--other); } svg circle.s2 { fill: var(--third); }
 svg .ring { fill: none; stroke: var(--ink); stroke-width: 1.8; pointer-events: all; }
+svg .line.t0 { stroke: var(--ink); stroke-width: 2.4; } svg circle.t0, .key i.t0 { fill: var(--ink); background: var(--ink); }
+svg .line.t1 { stroke: var(--main); } svg circle.t1, .key i.t1 { fill: var(--main); background: var(--main); }
+svg .line.t2 { stroke: var(--other); } svg circle.t2, .key i.t2 { fill: var(--other); background: var(--other); }
+svg .line.t3 { stroke: var(--third); } svg circle.t3, .key i.t3 { fill: var(--third); background: var(--third); }
+svg .line.t4 { stroke: #b0649b; } svg circle.t4, .key i.t4 { fill: #b0649b; background: #b0649b; }
+svg .line.t5 { stroke: #8a8f98; } svg circle.t5, .key i.t5 { fill: #8a8f98; background: #8a8f98; }
+svg .line.t6 { stroke: #a6761d; } svg circle.t6, .key i.t6 { fill: #a6761d; background: #a6761d; }
+.pictures img { max-width: 100%; height: auto; }
 .key { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13px; color: var(--muted); }
 .key i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px; vertical-align: -1px; }
 .cases { display: flex; flex-wrap: wrap; gap: 14px; margin: 10px 0; } .cases figure { width: 208px; }

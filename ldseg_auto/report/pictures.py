@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 from PIL import Image as Pillow
 
 from ldseg_auto.data.cases import Case
 from ldseg_auto.data.description import Description
-from ldseg_auto.data.image_io import read_image, read_label
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.picture import COLOURS, GREY_PERCENTILES, best_slice
 
@@ -51,6 +51,8 @@ def thumbnail(case: Case, description: Description) -> Thumbnail:
     Raises:
         DatasetError: a file cannot be read.
     """
+    from ldseg_auto.data.image_io import read_image, read_label  # only here: training draws outlines without SimpleITK
+
     labels = [description.labels.encode(read_label(path).array) for path in case.labels]
     image = read_image(case.images[:1])
     axis, index = best_slice(labels[0], image.spacing, description.labels)
@@ -59,11 +61,29 @@ def thumbnail(case: Case, description: Description) -> Thumbnail:
     shown = np.take(image.array, index, axis=axis + 1)[:, ::step]
     masks = [np.take(label, index, axis=axis)[::step] for label in labels]
     extent = shown.shape[2] * image.spacing[columns], shown.shape[1] * image.spacing[rows]
-    size = _fitted(extent)
-    layer = overlay(masks, description.labels, size)
     flat = image.geometry.dimension == 2
     note = "" if flat else f"{PLANES[axis]} slice {index + 1} of {labels[0].shape[axis]}"
-    return Thumbnail(case.identifier, _jpeg(shown, size), _png(layer), size, note)
+    return layered(case.identifier, shown, masks, extent, description.labels, note)
+
+
+def layered(
+    name: str, shown: np.ndarray, masks: Sequence[np.ndarray], extent: tuple[float, float], labels: LabelSpec, note: str
+) -> Thumbnail:  # fmt: skip
+    """A slice `(c, rows, columns)` and its label indices `(rows, columns)`, one per rater; `extent` is width and height in mm."""
+    size = _fitted(extent)
+    return Thumbnail(name, _jpeg(shown, size), _png(overlay(masks, labels, size)), size, note)
+
+
+def gallery(thumbnails: Sequence[Thumbnail], notes: Mapping[str, str]) -> str:
+    """HTML of pictures side by side, each with its name, its slice and its note; pointed at, the labels disappear."""
+    out = []
+    for t in thumbnails:
+        width, height = t.size
+        layers = f'<img src="{t.image}" alt="{escape(t.case)}"><img src="{t.overlay}" alt="labels of {escape(t.case)}">'
+        lines = [f"<b>{escape(t.case)}</b>", *(escape(text) for text in (t.note, notes.get(t.case, "")) if text)]
+        box = f'<span class="layers" tabindex="0" style="width:{width}px;height:{height}px">{layers}</span>'
+        out.append(f"<figure>{box}<figcaption>{'<br>'.join(lines)}</figcaption></figure>")
+    return f'<div class="cases">{"".join(out)}</div>'
 
 
 def overlay(masks: Sequence[np.ndarray], labels: LabelSpec, size: tuple[int, int]) -> np.ndarray:

@@ -17,6 +17,8 @@ from ldseg_auto.progress import Progress
 from ldseg_auto.training.loop import Trainer
 from ldseg_auto.training.patches import Patches, distance_curve, reconstruction_dice, step_curve
 from ldseg_auto.training.prepare import Prepared, validation_patches
+from ldseg_auto.training.pretrained import cases_seen
+from ldseg_auto.training.ranks import ALONE, Ranks
 from ldseg_auto.training.validation import pairs_of, validate_cases
 
 logger = logging.getLogger(__name__)
@@ -26,16 +28,18 @@ FEW_SAMPLES, FEW_CASES = 4, 40  # of the validation cases, to learn what the agr
 def measure_method(prepared: Prepared, trainer: Trainer, patches: Patches) -> int:
     """steps.json and latent.json from the fixed patches, with the EMA weights; returns the steps for one sample."""
     labels, configuration, device = prepared.description.labels, prepared.configuration, trainer.fabric.device
+    ranks = trainer.ranks
     model, direct, raters = trainer.ema.model, configuration.network.variant == "direct", len(prepared.description.raters)
     planned = 1 if direct else configuration.sampling.steps
     with trainer.fabric.autocast():
-        curve = step_curve(model, patches, labels, planned, device)
+        curve = step_curve(model, patches, labels, planned, device, ranks)
         if raters > 1:
             by_rater = [validation_patches(prepared, rater) for rater in range(raters)]
-            curve |= distance_curve(model, by_rater, labels, planned, device)
-        rebuilt = {} if direct else reconstruction_dice(model, patches, labels, device)
-    write_json(trainer.folder / "steps.json", curve)
-    if rebuilt:
+            curve |= distance_curve(model, by_rater, labels, planned, device, ranks)
+        rebuilt = {} if direct else reconstruction_dice(model, patches, labels, device, ranks)
+    if ranks.first:
+        write_json(trainer.folder / "steps.json", curve)
+    if ranks.first and rebuilt:
         planned_dice, worst = planned_ceilings(prepared), configuration.latent.ceiling
         content = {"reconstruction": rebuilt, "ceilings": planned_dice, "ceiling": worst}
         write_json(trainer.folder / "latent.json", without_nan(content))
@@ -63,25 +67,33 @@ def final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress:
     predict = partial(
         validate_cases, trainer.ema.model, folder=prepared.folder, plans=prepared.plans, configuration=prepared.configuration,
         labels=prepared.description.labels, device=trainer.fabric.device, seed=trainer.seed, progress=progress,
+        ranks=trainer.ranks,
     )  # fmt: skip
     summary = predict(identifiers=prepared.validation, steps=steps)
-    write_json(trainer.folder / "validation" / "summary.json", without_nan(summary))
-    logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
-    fits = fit_predicted_dice(prepared, trainer.folder, summary, predict)
+    if trainer.ranks.first:
+        write_json(trainer.folder / "validation" / "summary.json", without_nan(summary))
+        logger.info("validation: mean Dice %s, per class %s", summary["mean"], summary["per_class"])
+    fits = fit_predicted_dice(prepared, trainer.folder, summary, predict, trainer.ranks)
+    if not trainer.ranks.first:
+        return
     fits.save(trainer.folder / PREDICTED_DICE)
     named = (("one sample", fits.single), ("several samples", fits.several))
     logger.info("predicted Dice: %s", "; ".join(f"{name}: {fit.sentence}" for name, fit in named if fit) or fits.note)
 
 
-def fit_predicted_dice(prepared: Prepared, folder: Path, summary: dict[str, Any], predict: Callable[..., dict[str, Any]]) -> PredictedDice:
+def fit_predicted_dice(
+    prepared: Prepared, folder: Path, summary: dict[str, Any], predict: Callable[..., dict[str, Any]], ranks: Ranks = ALONE
+) -> PredictedDice:
     """From the validation cases that training has not seen; for several samples some of them are predicted once more.
 
     Args:
         folder: of the fold, with steps.json.
         summary: of the validation cases with one sample (validation.validate_cases).
-        predict: that function, but for `identifiers`, `steps` and `samples`.
+        predict: that function, but for `identifiers`, `steps` and `samples`; `ranks` share its work.
     """
-    unseen = sorted(set(prepared.validation) - set(prepared.train))
+    known = [sorted(cases_seen(folder)), read_json(folder / "steps.json").get("chosen_for_samples")] if ranks.first else None
+    seen, steps = ranks.told(known)
+    unseen = sorted(set(prepared.validation) - set(prepared.train) - set(seen))
     if not unseen:
         return PredictedDice(None, None, "the validation cases were trained on: their Dice says nothing of other cases.")
     single = [pair for pair in pairs_of(summary) if pair.case in unseen]
@@ -89,6 +101,6 @@ def fit_predicted_dice(prepared: Prepared, folder: Path, summary: dict[str, Any]
         return fit_file(single, None)
     if len(single) < FEWEST:
         return fit_file(single, single)
-    steps = read_json(folder / "steps.json").get("chosen_for_samples") or prepared.configuration.sampling.steps
+    steps = steps or prepared.configuration.sampling.steps
     chosen = unseen[:: -(-len(unseen) // FEW_CASES)]
     return fit_file(single, pairs_of(predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)))

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +15,38 @@ import torch
 from lightning_fabric import Fabric
 
 from ldseg_auto.data.labels import LabelSpec
-from ldseg_auto.errors import LdsegError, ModelError
+from ldseg_auto.errors import LdsegError, ModelError, Stopped
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration
 from ldseg_auto.progress import Progress
 from ldseg_auto.training import checkpoint
-from ldseg_auto.training.batches import Batch, Batches, stream
+from ldseg_auto.training.batches import Batches
+from ldseg_auto.training.compilation import compile_parts, compiling
 from ldseg_auto.training.ema import EMA
 from ldseg_auto.training.log import write_log
 from ldseg_auto.training.objective import Objective
+from ldseg_auto.training.overlays import Overlays
 from ldseg_auto.training.patches import Patches, calibrate_latent, mean_dice, patch_dice
-from ldseg_auto.training.schedule import learning_rate
+from ldseg_auto.training.ranks import Ranks
+from ldseg_auto.training.schedule import epochs_without_better, learning_rate
+from ldseg_auto.training.settings import settings_of
+from ldseg_auto.training.state import COOLDOWN, Cooldown, Limits, Partial, State
+from ldseg_auto.training.stop import Interruptible, Stop, check, never
+from ldseg_auto.training.supply import Waiting, explained, stream
+from ldseg_auto.training.transforms import Batch
+from ldseg_auto.training.watch import Watchers
 
 logger = logging.getLogger(__name__)
-EPOCHS_IN_BUDGET = 20  # a time budget is cut into so many epochs, so that its curve can be read,
-TRAINING_TO_VALIDATION = 9  # unless validation would then take more than a tenth of it
-
-
-@dataclass
-class State:
-    """What a checkpoint holds beside tensors."""
-
-    iteration: int = 0
-    epoch: int = 0
-    elapsed: float = 0.0  # seconds of training, over all sittings
-    best: float = -1.0  # highest pseudo-Dice
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When training ends: after `iterations`, or `seconds` where given, whichever comes first."""
-
-    iterations: int
-    seconds: float | None = None
-
-    def progress(self, state: State, since: float) -> float:
-        """0 to 1; `since` is the seconds of this sitting that `state.elapsed` does not hold yet."""
-        share = state.iteration / self.iterations
-        return share if self.seconds is None else max(share, (state.elapsed + since) / self.seconds)
-
-    def epoch_seconds(self, validation: float) -> float:
-        """Longest duration of an epoch, where the last validation took `validation` seconds; infinite without a time budget."""
-        return math.inf if self.seconds is None else max(self.seconds / EPOCHS_IN_BUDGET, TRAINING_TO_VALIDATION * validation)
+CHECKPOINT_SECONDS = 600.0  # at most between two checkpoints, within long epochs
 
 
 class Trainer:
-    """Trains one fold.
+    """Trains one fold; one of several processes where `fabric` has connected them (ranks.py), of which the first alone writes files.
 
     Args:
         configuration, labels: what to train.
         folder: fold_K, where checkpoints and the log go.
-        origin: plain values that name the data (stored in each checkpoint).
+        origin: names of the data and the configuration (stored in each checkpoint).
     """
 
     def __init__(
@@ -83,63 +63,117 @@ class Trainer:
         self.plan = configuration.training
         torch.manual_seed(seed)
         model = LDSeg(configuration, labels.num_heads)
-        self.objective = Objective(model, configuration, labels.has_regions)
+        self.ranks = Ranks(fabric)
+        self.objective = Objective(model, configuration, labels.has_regions, self.ranks)
         optimiser = torch.optim.AdamW(self.objective.parameters(), lr=self.plan.learning_rate, weight_decay=self.plan.weight_decay)
         self.wrapped, self.optimiser = fabric.setup(self.objective, optimiser)
         self.ema = EMA(model, self.plan.ema_decay)
         self.table = torch.from_numpy(labels.table).to(fabric.device)
+        self.waiting, self._waited = Waiting(fabric.device), 0.0
+        if self.plan.compile:
+            compile_parts(model)
         self.state = State()
+        self._stop: Stop = never
+        self._limits = Limits(1)
+        self._start = self._saved = time.monotonic()  # this sitting's begin, less earlier ones, and the last checkpoint's time
+        self._whole = True  # no iteration is half done
+        self.watchers = Watchers()
+        self.overlays: Overlays | None = None
 
     @property
     def model(self) -> LDSeg:
         """The weights being trained."""
         return self.objective.model
 
-    def fit(self, batches: Batches, patches: Patches, statistics: Patches, limits: Limits, progress: Progress) -> None:
-        """Trains until `limits`, from where the state is; writes latest, best and final checkpoints.
+    def fit(
+        self, batches: Batches, patches: Patches, statistics: Patches, limits: Limits, progress: Progress, stop: Stop = never
+    ) -> None:
+        """Trains until `limits`, from where the state is; writes latest, previous, best and final checkpoints.
 
         Validation and writing count into the time budget.
 
         Args:
             patches: of validation cases, for the pseudo-Dice of every epoch.
             statistics: of training cases, on which the averaged weights' latent is standardised at the end.
+            stop: asked between iterations and between patches.
 
         Raises:
             InputError: a case cannot be read.
             LdsegError: the loss is not finite, or a process that makes batches died.
+            Stopped: `stop` said so; the latest checkpoint holds everything up to there.
         """
-        source = stream(batches, self.state.iteration, self.plan.workers, pin=self.fabric.device.type == "cuda")
-        before, start, validation = self.state.elapsed, time.monotonic(), 0.0
-        with contextlib.closing(source):
-            while limits.progress(self.state, 0) < 1:
-                began = time.monotonic()
-                losses, rate = self._epoch(source, limits, limits.epoch_seconds(validation), progress)
-                trained = time.monotonic()
-                self.state.epoch += 1
-                self._end_epoch(patches, losses, rate, trained - began)
-                validation = time.monotonic() - trained
-                self.state.elapsed = before + time.monotonic() - start
-                self.save("latest")
-        calibrate_latent(self.ema.model, statistics, self.labels, self.fabric.device)
+        self._limits, self._stop, self._start = limits, stop, time.monotonic() - self.state.elapsed
+        self._saved = self._start + self.state.elapsed
+        batches = batches.of_rank(self.ranks.rank, self.ranks.size)
+        source = stream(batches, self.state.iteration, self.plan.workers, self.waiting)
+        try:
+            with contextlib.closing(source), explained(), compiling(self.plan.compile):
+                self._epochs(source, patches, progress)
+            calibrate_latent(self.ema.model, Interruptible(statistics, self.stopping), self.labels, self.fabric.device, self.ranks)
+        except Exception as cause:
+            if not self._whole or not (isinstance(cause, Stopped) or self.stopping()):
+                raise
+            self._check_finite()
+            self.save("latest")  # whatever else the signal that asks to stop has ended, processes that make batches for instance
+            at = f"stopped at iteration {self.state.iteration}, which checkpoint_latest.pth holds; go on with --continue."
+            raise Stopped(at) from cause
         self.save("final")
 
-    def _epoch(self, source: Iterator[Batch], limits: Limits, longest: float, progress: Progress) -> tuple[dict[str, float], float]:
-        """Iterates until the epoch is full, `longest` seconds have passed or training ends; returns mean losses and the last rate."""
-        start, sums, count, rate = time.monotonic(), {}, 0, 0.0  # type: float, dict[str, torch.Tensor], int, float
-        wanted = min(self.plan.iterations_per_epoch, limits.iterations - self.state.iteration)
-        for _ in progress(range(wanted), f"epoch {self.state.epoch}", total=wanted):
-            since = time.monotonic() - start
-            position = limits.progress(self.state, since)
-            if count and (since > longest or position >= 1):
+    def _epochs(self, source: Iterator[Batch], patches: Patches, progress: Progress) -> None:
+        validation = 0.0
+        while self.state.partial.count or self._agreed_position() < 1:
+            self._epoch(source, self._limits.epoch_seconds(validation), progress)
+            trained = time.monotonic()
+            self._end_epoch(patches)
+            validation = time.monotonic() - trained
+            self.save("latest")
+
+    def stopping(self) -> bool:
+        """Whether training has been asked to stop."""
+        return self._stop()
+
+    def _elapsed(self) -> float:
+        """Seconds of training until now, over all sittings."""
+        return time.monotonic() - self._start
+
+    def _position(self) -> float:
+        """In the schedule: 1 at its end."""
+        return self._limits.progress(self.state, self._elapsed())
+
+    def _agreed_position(self) -> float:
+        """The position of rank 0; all ranks ask."""
+        return self.ranks.agree(False, self._position())[1][0]
+
+    def _epoch(self, source: Iterator[Batch], longest: float, progress: Progress) -> None:
+        """Iterates until the epoch is full, has lasted `longest` seconds, or training ends; goes on with the partial epoch."""
+        part, before, start = self.state.partial, self.state.partial.seconds, time.monotonic()
+        self.waiting.begin()
+        wanted = min(self.plan.iterations_per_epoch - part.count, self._limits.iterations - self.state.iteration)
+        for _ in progress(range(wanted), f"epoch {self.state.epoch + 1}", total=max(0, wanted)):
+            stop, (position, seconds, longest) = self.ranks.agree(self.stopping(), self._position(), part.seconds, longest)
+            if part.count and (seconds > longest or position >= 1):
                 break
+            self._between_iterations(stop)
             rate = learning_rate(position, self.plan.learning_rate, self.plan.schedule, self.plan.warmup)
-            for name, value in self._step(next(source), rate).items():
-                sums[name] = sums.get(name, 0) + value
-            count += 1
-        means = {name: float(value) / count for name, value in sums.items()}
+            batch = next(source)
+            self._whole = False
+            part.add(self._step(batch, rate), rate)
+            part.seconds = before + time.monotonic() - start
+            self._whole = True
+        self._waited = self.waiting.share(self.plan.workers)
+        self._check_finite()
+
+    def _between_iterations(self, stop: bool) -> None:
+        """Stops where asked to; writes a checkpoint where the last one is old."""
+        check(lambda: stop)
+        if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            self._check_finite()
+            self.save("latest")
+
+    def _check_finite(self) -> None:
+        means = self.state.partial.means
         if not all(math.isfinite(v) for v in means.values()):
-            raise LdsegError(f"the loss is not finite in epoch {self.state.epoch} ({means}); lower training.learning_rate with --set.")
-        return means, rate
+            raise LdsegError(f"the loss is not finite in epoch {self.state.epoch + 1} ({means}); lower training.learning_rate with --set.")
 
     def _step(self, batch: Batch, rate: float) -> dict[str, torch.Tensor]:
         """One optimiser step; its noise is a function of (seed, iteration)."""
@@ -154,65 +188,103 @@ class Trainer:
         losses = self.wrapped(image, self.table[label].movedim(-1, 1).contiguous(), valid)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(losses["loss"])
+        self.ranks.add_gradients(self.objective.parameters())
         self.fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=self.plan.gradient_clip, error_if_nonfinite=False)
         self.optimiser.step()
         self.ema.update(self.model)
         self.state.iteration += 1
         return {k: v.detach() for k, v in losses.items()}
 
-    def _end_epoch(self, patches: Patches, losses: dict[str, float], rate: float, seconds: float) -> None:
+    def _end_epoch(self, patches: Patches) -> None:
         """Validates on the fixed patches, logs, keeps the best."""
         with self.fabric.autocast():
-            dice = patch_dice(self.ema.model, patches, self.labels, 1, self.fabric.device)
-        mean = mean_dice(dice)
+            dice = patch_dice(self.ema.model, Interruptible(patches, self.stopping), self.labels, 1, self.fabric.device, self.ranks)
+        self._whole = False
+        mean, losses, seconds = mean_dice(dice), self.state.partial.means, self.state.partial.seconds
         row: dict[str, Any] = {
-            "epoch": self.state.epoch,
+            "epoch": self.state.epoch + 1,
             "iteration": self.state.iteration,
             "seconds": round(seconds, 2),
-            "learning_rate": rate,
+            "waiting": round(self._waited, 3),
+            "learning_rate": self.state.partial.rate,
         }
         row |= {"loss" if k == "loss" else f"loss_{k}": v for k, v in losses.items()} | {"dice_mean": mean}
         row |= {f"dice_{n}": None if d != d else float(d) for n, d in zip(self.labels.foreground_names, dice, strict=True)}
         self.state.rows.append(row)
-        write_log(self.folder, self.state.rows)
-        logger.info(
-            "epoch %d, iteration %d: loss %.4f, pseudo-Dice %.4f, %.1f s",
-            self.state.epoch,
-            self.state.iteration,
-            losses["loss"],
-            mean,
-            seconds,
-        )
+        self.state.epoch, self.state.partial = self.state.epoch + 1, Partial()
+        if self.ranks.first:
+            write_log(self.folder, self.state.rows)
+            self._show(row)
+            text = "epoch %d, iteration %d: loss %.4f, pseudo-Dice %.4f, %.1f s"
+            logger.info(text, self.state.epoch, self.state.iteration, losses["loss"], mean, seconds)
         if mean > self.state.best:
             self.state.best = mean
             self.save("best")
+        self._stop_early()
+        self._whole = True
+
+    def _show(self, row: dict[str, Any]) -> None:
+        """The row to the watchers; now and then, and at the end, a picture."""
+        self.watchers.epoch(row)
+        if self.overlays is not None and (self.overlays.due(self.state.epoch) or self._position() >= 1):
+            path = self.overlays.draw(self.ema.model, self.state.epoch, self.state.iteration)
+            if path is not None:
+                self.watchers.figure("overlays", path, self.state.iteration)
+
+    def _stop_early(self) -> None:
+        """Begins the cooldown where the smoothed pseudo-Dice has not risen for `training.early_stopping` epochs."""
+        patience, iteration = self.plan.early_stopping, self.state.iteration
+        if not patience or self.state.cooldown or epochs_without_better([r["dice_mean"] for r in self.state.rows]) < patience:
+            return
+        self.state.cooldown = Cooldown(iteration, max(1, round(COOLDOWN * iteration)), min(1.0, self._agreed_position()))
+        text = "no better smoothed pseudo-Dice in %d epochs: the learning rate now falls to 0 within %d iterations, then training ends"
+        logger.info(text, patience, self.state.cooldown.length)
 
     def save(self, name: str) -> None:
-        """Writes checkpoint_NAME.pth atomically; `best` holds what prediction needs, the others what continuing needs as well."""
-        content: dict[str, Any] = {**self.origin, "seed": self.seed, "ema": self.ema.model.state_dict(), "iteration": self.state.iteration}
-        if name != "best":
-            content |= {
-                "model": self.model.state_dict(), "ema_updates": self.ema.updates, "optimiser": self.optimiser.state_dict(),
-                "epoch": self.state.epoch, "elapsed": self.state.elapsed, "best": self.state.best, "rows": self.state.rows,
-            }  # fmt: skip
-        checkpoint.save(self.folder / f"checkpoint_{name}.pth", content)
+        """Writes checkpoint_NAME.pth atomically; `best` holds what prediction needs, the others what continuing needs as well.
 
-    def resume(self, path: Path) -> None:
-        """Continues from a checkpoint: weights, EMA, optimiser and position; random states follow from seed and iteration.
+        The latest that was there becomes checkpoint_previous.pth, until there is a final one. Rank 0 alone writes.
 
         Raises:
-            ModelError: the checkpoint is damaged, of other data, or of another network.
+            OSError: it cannot be written; the checkpoints that were there are as they were.
         """
-        content = checkpoint.load(path, self.fabric.device)
+        content: dict[str, Any] = {**self.origin, "seed": self.seed, "ema": self.ema.model.state_dict(), "iteration": self.state.iteration}
+        if name != "best":
+            self.state.elapsed = self._elapsed()
+            content |= {
+                "model": self.model.state_dict(), "ema_updates": self.ema.updates, "optimiser": self.optimiser.state_dict(),
+                "scaler": self.fabric.strategy.precision.state_dict(), "settings": settings_of(self.configuration),
+                "limits": asdict(self._limits), **self.state.to_dict(),
+            }  # fmt: skip
+        if self.ranks.first:
+            previous = self.folder / checkpoint.PREVIOUS if name == "latest" else None
+            checkpoint.save(self.folder / f"checkpoint_{name}.pth", content, previous)
+            if name == "final":  # of which the latest is a second copy
+                (self.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)
+        if name == "latest":
+            self._saved = time.monotonic()
+
+    def resume(self, found: checkpoint.Found) -> None:
+        """Continues from a checkpoint: weights, EMA, optimiser, scaler and position; random states follow from seed and iteration.
+
+        Raises:
+            ModelError: the checkpoint is of other data, of another configuration, network or method.
+        """
+        content, path = found.content, found.path
         checkpoint.check_origin(content, self.origin["dataset_name"], self.origin["fingerprint_hash"], path)
         try:
             self.model.load_state_dict(content["model"])
             self.ema.model.load_state_dict(content["ema"])
             self.optimiser.load_state_dict(content["optimiser"])
+            if content.get("scaler"):
+                self.fabric.strategy.precision.load_state_dict(content["scaler"])
             self.ema.updates, self.seed = content["ema_updates"], content["seed"]
-            self.state = State(**{k: content[k] for k in ("iteration", "epoch", "elapsed", "best", "rows")})
-        except (RuntimeError, KeyError, ValueError) as cause:
+            self.state = State.from_dict(content)
+        except (RuntimeError, KeyError, ValueError, TypeError) as cause:
             first = str(cause).strip().splitlines()[0]
             raise ModelError(
                 f"checkpoint {path} does not fit this network ({first}); continue with the plans and --set values it began with."
             ) from cause
+        self._start = time.monotonic() - self.state.elapsed
+        if not self.plan.early_stopping:
+            self.state.cooldown = None

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from ldseg_auto.inference.device import choose_device, training_precision
+from ldseg_auto.planners.plans import Plans
 from ldseg_auto.progress import Progress, silent
+from ldseg_auto.training import checkpoint
 from ldseg_auto.training.finish import final_validation, measure_method
-from ldseg_auto.training.loop import Limits, Trainer
+from ldseg_auto.training.lock import fold_lock, remove_leftovers
+from ldseg_auto.training.loop import Trainer
 from ldseg_auto.training.options import Options
-from ldseg_auto.training.prepare import Prepared, batches, prepare, statistics_patches, validation_patches
-from ldseg_auto.training.record import check_siblings, last_checkpoint, write_record
+from ldseg_auto.training.overlays import overlays
+from ldseg_auto.training.prepare import Prepared, batches, prepare, read_plans, statistics_patches, validation_patches
+from ldseg_auto.training.pretrained import begin
+from ldseg_auto.training.ranks import launch, make_fabric, rank_of
+from ldseg_auto.training.record import check_siblings, last_checkpoint, say_where, write_record
+from ldseg_auto.training.settings import check_settings
+from ldseg_auto.training.state import Limits
+from ldseg_auto.training.stop import Interruptible, Stop, interruptible, never
+from ldseg_auto.training.watch import watching
 
 
-def train_fold(preprocessed: Path, results: Path, fold: int | str, options: Options | None = None, progress: Progress = silent) -> Path:
+def train_fold(
+    preprocessed: Path, results: Path, fold: int | str, options: Options | None = None, progress: Progress = silent, stop: Stop = never
+) -> Path:
     """Trains, validates and leaves a complete model folder.
 
     Args:
@@ -24,37 +36,81 @@ def train_fold(preprocessed: Path, results: Path, fold: int | str, options: Opti
         results: the results root.
         fold: 0 ... or "all".
         options: None trains as planned.
+        stop: asked between iterations, patches and cases; once it is true, training stops with a checkpoint.
 
     Returns:
         The fold's folder.
 
     Raises:
-        InputError: not preprocessed, fold out of range, impossible length, nothing to continue, or trained before.
-        ModelError: the model folder holds folds of other plans, or the checkpoint to continue from is damaged.
-        LdsegError: the loss is not finite, or a process that makes batches died.
+        InputError: not preprocessed, fold out of range, impossible length, nothing to continue, trained before, or in use by another
+            process.
+        ModelError: the model folder holds folds of other plans, or the checkpoint to continue from or to begin with is damaged.
+        LdsegError: the loss is not finite, or a process that makes batches, or another one that trains with this one, died.
+        Stopped: `stop` said so.
     """
     options = options or Options()
     chosen = choose_device(options.device)
-    prepared = prepare(preprocessed, fold, options.configuration, options.plans_name, options.all_settings())
-    folder = results / preprocessed.name / f"{options.plans_name}__{prepared.name}" / f"fold_{fold}"
-    last = last_checkpoint(folder, options.resume)
-    check_siblings(folder.parent, prepared)
-    trainer = _trainer(prepared, folder, chosen, options.seed)
-    if last:
-        trainer.resume(last)
-    write_record(folder, prepared, fold, trainer.seed, chosen)
-    plan = prepared.configuration.training
-    limits = Limits(options.iterations or plan.epochs * plan.iterations_per_epoch, options.time_budget)
-    patches = validation_patches(prepared)
-    trainer.fit(batches(prepared, trainer.seed, limits.iterations), patches, statistics_patches(prepared), limits, progress)
-    chosen_steps = measure_method(prepared, trainer, patches)
-    if options.validate:
-        final_validation(prepared, trainer, chosen_steps, progress)
+    planned = read_plans(preprocessed, options.plans_name)
+    name = options.configuration or planned.default_configuration
+    planned.configuration(name)
+    folder = results / preprocessed.name / f"{options.plans_name}__{name}" / f"fold_{fold}"
+    first = rank_of(chosen, options.devices, options.nodes) == 0
+    with fold_lock(folder) if first else contextlib.nullcontext():
+        if first:
+            remove_leftovers(folder)
+        prepared, trainer, limits = _begin(preprocessed, folder, fold, planned, options, chosen)
+        with trainer.ranks.explained(stop):
+            began = begin(options.pretrained, (trainer.model, trainer.ema.model), prepared, folder if options.resume else None)
+            if first:
+                write_record(folder, prepared, fold, trainer.seed, chosen, began, trainer.ranks.size)
+            _run(prepared, trainer, limits, options, progress, stop)
+            trainer.ranks.leave()
     return folder
 
 
-def _trainer(prepared: Prepared, folder: Path, device: torch.device, seed: int) -> Trainer:
+def _begin(
+    preprocessed: Path, folder: Path, fold: int | str, planned: Plans, options: Options, device: torch.device
+) -> tuple[Prepared, Trainer, Limits]:
+    """A new training, or one that goes on with the plans, seed and length it began with and what the options now change of them."""
+    found = last_checkpoint(folder, options.resume)
+    name, base = folder.parent.name.removeprefix(f"{options.plans_name}__"), None
+    if found:
+        checkpoint.check_origin(found.content, planned.dataset_name, planned.fingerprint_hash, found.path)
+        checkpoint.check_configuration(found.content, name, found.path)
+        checkpoint.check_can_continue(found.content, found.path)
+        base = Plans.load(folder / "plans.json") if (folder / "plans.json").exists() else None
+    prepared = prepare(preprocessed, fold, name, options.plans_name, options.all_settings(), base)
+    if found:
+        check_settings(found.content.get("settings", {}), prepared.configuration, found.path)
+    check_siblings(folder.parent, prepared)
+    trainer = _trainer(prepared, folder, device, options)
+    plan = prepared.configuration.training
+    limits = Limits(options.iterations or plan.epochs * plan.iterations_per_epoch, options.time_budget)
+    if found:
+        trainer.resume(found)
+        if trainer.ranks.first:
+            say_where(folder, found)
+        if not options.sets_length and "limits" in found.content:
+            limits = Limits(**found.content["limits"])
+    return prepared, trainer, limits
+
+
+def _run(prepared: Prepared, trainer: Trainer, limits: Limits, options: Options, progress: Progress, stop: Stop) -> None:
+    """Iterations, and what follows the last one."""
+    patches = validation_patches(prepared)
+    folder, first = trainer.folder, trainer.ranks.first
+    trainer.overlays = overlays(prepared, folder) if first else None
+    with watching(options.log_to if first else (), prepared.plans, folder, trainer.state.rows) as trainer.watchers:
+        trainer.fit(batches(prepared, trainer.seed, limits.iterations), patches, statistics_patches(prepared), limits, progress, stop)
+        chosen_steps = measure_method(prepared, trainer, Interruptible(patches, stop))
+        if options.validate:
+            final_validation(prepared, trainer, chosen_steps, interruptible(progress, stop))
+
+
+def _trainer(prepared: Prepared, folder: Path, device: torch.device, options: Options) -> Trainer:
     precision = training_precision(device, prepared.configuration.training.precision)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)  # type: ignore[arg-type]
-    origin = {"dataset_name": prepared.plans.dataset_name, "fingerprint_hash": prepared.plans.fingerprint_hash}
-    return Trainer(prepared.configuration, prepared.description.labels, folder, fabric, seed, origin)
+    fabric = make_fabric(device, precision, options.devices, options.nodes)
+    launch(fabric, prepared.configuration.batch_size)
+    plans = prepared.plans
+    origin = {"dataset_name": plans.dataset_name, "fingerprint_hash": plans.fingerprint_hash, "configuration": prepared.name}
+    return Trainer(prepared.configuration, prepared.description.labels, folder, fabric, options.seed, origin)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+SMOOTHING = 0.9  # of the pseudo-Dice from epoch to epoch, nnU-Net's
 
 
 def learning_rate(progress: float, peak: float, shape: str, warmup: float) -> float:
@@ -19,3 +22,17 @@ def learning_rate(progress: float, peak: float, shape: str, warmup: float) -> fl
         return peak * max(progress / warmup, 0.01)
     rest = (progress - warmup) / (1 - warmup)
     return peak * ((1 - rest) ** 0.9 if shape == "poly" else 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+def epochs_without_better(dice: Sequence[float]) -> int:
+    """Epochs since the smoothed pseudo-Dice (exponential average, 0.9 of the old and 0.1 of the new) was highest.
+
+    Args:
+        dice: one value per epoch.
+    """
+    smooth, best, at = 0.0, -math.inf, 0
+    for epoch, value in enumerate(dice):
+        smooth = value if epoch == 0 else SMOOTHING * smooth + (1 - SMOOTHING) * value
+        if smooth > best:
+            best, at = smooth, epoch
+    return max(0, len(dice) - 1 - at)

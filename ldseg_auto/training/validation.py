@@ -22,17 +22,20 @@ from ldseg_auto.planners.plans import Configuration, Plans
 from ldseg_auto.preprocessing.store import Properties, load_case, load_reference
 from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
+from ldseg_auto.training.ranks import ALONE, Ranks
 
 
 def validate_cases(
     model: LDSeg, identifiers: Sequence[str], folder: Path, plans: Plans, configuration: Configuration, labels: LabelSpec,
     steps: int, device: torch.device, seed: int, progress: Progress = silent, samples: int = 1,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """Predicts whole cases on their own grid, as the predictor does, and compares with every rater.
 
     Args:
         folder: preprocessed/DatasetXXX_Name.
         samples: per case, averaged.
+        ranks: share the cases; each gets the whole result.
 
     Returns:
         `{"mean": Dice or None, "per_class": {...}, "cases": {identifier: {rater: {class: metrics}}}, "evidence": {identifier: what the
@@ -42,15 +45,19 @@ def validate_cases(
     cases: dict[str, Any] = {}
     evidence: dict[str, Any] = {}
     numbers = tuple(sample_numbers(configuration, steps, samples))
-    for identifier in progress(identifiers, "validation", total=len(identifiers)):
+    mine = [identifiers[i] for i in ranks.mine(len(identifiers))]
+    for identifier in progress(mine, "validation", total=len(mine)):
         case = load_case(folder / configuration.data_identifier, identifier)
         planes = window.planes([model], case.image[:], Draws(identifier, seed, steps, numbers, labels.has_regions))
         maps = _export(planes, case.properties, plans, labels, samples)
         reference, spacing = load_reference(folder / "gt_segmentations", identifier)
+        who = case.properties.raters or range(len(reference))
         cases[identifier] = {
-            str(r): evaluate_case(reference[r], maps.indices, labels, spacing, surface=False) for r in range(len(reference))
+            str(r): evaluate_case(drawn, maps.indices, labels, spacing, surface=False) for r, drawn in zip(who, reference, strict=True)
         }
         evidence[identifier] = asdict(maps.score.evidence)
+    parts = ranks.gathered([cases, evidence])
+    cases, evidence = ({name: part[k][name] for name in identifiers for part in parts if name in part[k]} for k in (0, 1))
     return {**_summary(cases, labels), "steps": steps, "evidence": evidence, "cases": cases}
 
 

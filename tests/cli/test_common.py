@@ -17,7 +17,7 @@ from ldseg_auto import __version__
 from ldseg_auto.cli import common
 from ldseg_auto.errors import DatasetError, LdsegError
 
-COMMANDS = ("plan", "plan_and_preprocess", "train", "predict", "evaluate", "make_demo")
+COMMANDS = ("plan", "plan_and_preprocess", "train", "predict", "evaluate", "make_demo", "export", "import_model")
 HEAVY = ("torch", "numpy", "SimpleITK", "scipy", "matplotlib", "tqdm", "blosc2", "lightning_fabric")
 
 

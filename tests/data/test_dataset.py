@@ -97,6 +97,7 @@ def test_raters_may_lack_cases_but_not_all_of_them(tmp_path, caplog):
     assert [len(c.labels) for c in open_dataset(folder).cases] == [2, 2, 2]
     (folder / "r2" / "toy_001.nii.gz").unlink()
     assert [[p.parent.name for p in c.labels] for c in open_dataset(folder).cases] == [["r1", "r2"], ["r1"], ["r1", "r2"]]
+    assert [c.raters for c in open_dataset(folder).cases] == [(), (0,), ()]
     assert "rater r2 has no label for 1 of 3 cases (first: toy_001)" in caplog.text
     (folder / "r1" / "toy_001.nii.gz").unlink()
     with pytest.raises(DatasetError, match=r"1 image\(s\) without label.*expected r1/toy_001.nii.gz or r2/toy_001.nii.gz"):
@@ -200,12 +201,24 @@ def test_files_listed_in_dataset_json(tmp_path, monkeypatch):
     assert case.labels == (folder / "labelsTr/toy_000.nii.gz",)
 
 
+def test_raters_of_a_listed_case(tmp_path):
+    folder = empty_dataset(tmp_path)
+    label, other = ("labelsTr/toy_000.nii.gz", "labelsTr/toy_001.nii.gz")
+    given = {"a": [None, label, other], "b": [label], "c": [label, other, None], "d": [label, other, label], "e": label}
+    content = {case: {"images": ["imagesTr/toy_000_0000.nii.gz"], "label": labels} for case, labels in given.items()}
+    declare(folder, dataset=content, numTraining=5, raters=["r1", "r2", "r3"])
+    cases = {c.identifier: c for c in open_dataset(folder).cases}
+    assert {name: c.raters for name, c in cases.items()} == {"a": (1, 2), "b": (0,), "c": (0, 1), "d": (), "e": (0,)}
+    assert [p.name for p in cases["a"].labels] == ["toy_000.nii.gz", "toy_001.nii.gz"]
+
+
 @pytest.mark.parametrize(("entry", "message"), [
     ({"images": ["imagesTr/toy_000_0000.nii.gz"], "label": "labelsTr/none.nii.gz"}, "case x: .*none.nii.gz does not exist"),
     ({"images": [], "label": "labelsTr/toy_000.nii.gz"}, "case x: .*expected {\"images\""),
     ({"images": ["imagesTr/toy_000_0000.nii.gz"]}, "case x: .*expected {\"images\""),
     ("imagesTr/toy_000_0000.nii.gz", "case x: .*expected {\"images\""),
     ({"images": ["imagesTr/toy_000_0000.nii.gz"], "label": ["labelsTr/toy_000.nii.gz"] * 2}, "one file per rater"),
+    ({"images": ["imagesTr/toy_000_0000.nii.gz"], "label": [None]}, "one file per rater"),
     ({"images": ["imagesTr/toy_000_0000.nii.gz"] * 2, "label": "labelsTr/toy_000.nii.gz"}, r"2 channel\(s\) found, .* declares 1"),
 ])  # fmt: skip
 def test_bad_list_in_dataset_json(tmp_path, entry, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,6 +67,28 @@ def test_decode_is_the_reverse_of_encode(values, ignore, seed):
     assert indices.dtype == np.int16
     assert np.array_equal(declared.decode(indices), raw)
     assert declared.decode(indices).dtype == (np.uint16 if max(labels.values()) > 255 else np.uint8)
+
+
+def test_encode_holds_little_beside_its_result():
+    """64-bit indices of the whole volume would be four times the result, of one plane in 32 an eighth of it."""
+    labels, array = spec({"background": 0, "a": 4}), np.full((32, 128, 128), 4, np.uint8)
+    tracemalloc.start()
+    indices = labels.encode(array)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (indices == 1).all() and peak < 1.7 * indices.nbytes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 3, 2), (0, 2, 2)])
+def test_encode_takes_every_shape(shape, dtype):
+    array = np.full(shape, 4, dtype)
+    np.testing.assert_array_equal(spec({"background": 0, "a": 4}).encode(array), np.ones(shape, np.int16), strict=True)
+
+
+def test_encode_names_the_undeclared_values_of_all_planes():
+    with pytest.raises(DatasetError, match=r"label value -1, 2, 2\.5, 9 is not declared; declared: 0, 1"):
+        spec({"background": 0, "a": 1}).encode(np.array([0, 9, 1, 2.5, 2, -1, 0, 2]).reshape(2, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int64", "uint64", "float32"])

@@ -97,7 +97,7 @@ def test_constant_channel(dataset):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_problems_are_listed(make_dataset, tmp_path, workers):
+def test_all_problems_are_listed(make_dataset, tmp_path, workers, caplog):
     labels = {"background": 0, "class1": 1, "class2": 2, "rare": 3}
     dataset = open_dataset(make_dataset(tmp_path, n_cases=4, shape=(4, 12, 10), content={"labels": labels}))
     change_label(dataset, value=9)
@@ -113,14 +113,16 @@ def test_all_problems_are_listed(make_dataset, tmp_path, workers):
     assert len(seen) == 4
     assert [p[:40].split(":")[0] for p in problems[:2]] == ["case toy_000", "case toy_002"]
     assert "label value 9 is not declared" in problems[0] and "channel channel0 is constant" in problems[1]
-    assert problems[2:] == ["class rare is in none of the 3 cases read; remove it from labels in dataset.json or add cases that show it."]
+    assert problems[2:] == []
+    rule = "it cannot be learnt: remove it from labels in dataset.json or add cases that show it."
+    assert [r.message for r in caplog.records] == [f"Dataset001_Toy: class rare is in none of the 3 cases read; {rule}"]
 
 
-def test_absent_regions(make_dataset, tmp_path):
+def test_absent_regions(make_dataset, tmp_path, caplog):
     labels = {"background": 0, "whole": [1, 2], "core": [2], "rare": [3]}
     content = {"labels": labels, "regions_class_order": [1, 2, 3]}
-    problems = verify_dataset(open_dataset(make_dataset(tmp_path, n_cases=2, shape=(4, 12, 10), content=content)))
-    assert [p.split(";")[0] for p in problems] == ["class rare is in none of the 2 cases read"]
+    assert verify_dataset(open_dataset(make_dataset(tmp_path, n_cases=2, shape=(4, 12, 10), content=content))) == []
+    assert [r.message.split(";")[0] for r in caplog.records] == ["Dataset001_Toy: class rare is in none of the 2 cases read"]
 
 
 def test_the_toy_datasets_of_every_format_are_sound(make_dataset, tmp_path):

@@ -10,15 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.cli import common, evaluate, plan, plan_and_preprocess, predict, train
+from ldseg_auto.cli import common, evaluate, export, find_best, import_model, plan, plan_and_preprocess, predict, train
 
-COMMANDS = {"plan": plan_and_preprocess, "plan_only": plan, "train": train, "predict": predict, "evaluate": evaluate}
+COMMANDS = {
+    "plan": plan_and_preprocess, "plan_only": plan, "train": train, "predict": predict, "evaluate": evaluate,
+    "export": export, "import": import_model, "find_best": find_best,
+}  # fmt: skip
 ROOTS = {
     "plan": ("raw", "preprocessed", "results"),
     "plan_only": ("raw", "preprocessed", "results"),
     "train": ("preprocessed", "results"),
     "predict": ("results",),
+    "find_best": ("preprocessed", "results"),
     "evaluate": ("raw", "preprocessed"),
+    "export": (),
+    "import": ("results",),
 }
 TINY = (
     "training.iterations_per_epoch=2", "training.workers=0", "training.validation_patches=1", "batch_size=1", "sampling.steps=2",
@@ -36,7 +42,8 @@ class Workbench:
         """Any command, its roots given."""
         module = COMMANDS[command]
         roots = [word for name in ROOTS[command] for word in (f"--{name}", self.root / name)]
-        extra = ["--device", "cpu"] if command in ("train", "predict") else ["-np", "1"]
+        device = ["--device", "cpu"] if command in ("train", "predict", "find_best") else ["-np", "1"]
+        extra = [] if command in ("export", "import") else device
         return common.run(module.build(), module.work, [str(a) for a in (*arguments, *roots, *extra)])
 
     def dataset(self, number: int) -> Path:

@@ -231,7 +231,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(w
     model = bench.model(1, "3d_fullres")
     shutil.move(model, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_end_epoch", interrupting(Trainer._end_epoch, epoch=2))
+        patch.setattr(Trainer, "_end_epoch", interrupting(Trainer._end_epoch, done=1))
         assert bench.train(1, 0, length=("--epochs", 2)) == 130
     assert "interrupted" in capsys.readouterr().err and not (model / "fold_0" / "checkpoint_final.pth").exists()
     assert bench.train(1, 0, length=("--epochs", 2, "--continue")) == 0
@@ -240,11 +240,11 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(w
     assert all(torch.equal(one[part][name], two[part][name]) for part in ("model", "ema") for name in one[part])
 
 
-def interrupting(real: Callable, epoch: int) -> Callable:
-    """Ctrl-C at the end of an epoch, before its checkpoint."""
+def interrupting(real: Callable, done: int) -> Callable:
+    """An exception at the end of an epoch, before its checkpoint, once so many are done."""
 
     def end_epoch(self: Trainer, *args: Any) -> None:
-        if self.state.epoch == epoch:
+        if self.state.epoch == done:
             raise KeyboardInterrupt
         real(self, *args)
 

@@ -38,7 +38,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (CPU, True, True, "bf16-mixed", torch.float32),
         (CPU, False, True, "32-true", torch.float32),
-        (CUDA, False, True, "bf16-mixed", torch.bfloat16),
+        (CUDA, False, True, "bf16-mixed", torch.float16),
         (CUDA, False, False, "16-mixed", torch.float16),
         (MPS, True, True, "32-true", torch.float32),
     ],
@@ -51,3 +51,8 @@ def test_precision(
     assert inference_type(device) == inference
     assert training_precision(device, "float32") == "32-true"
     assert training_precision(device, "bf16") == "bf16-mixed"
+    if device == CUDA:
+        assert training_precision(device, "float16") == "16-mixed"
+    else:
+        with pytest.raises(InputError, match=rf"training.precision = float16 needs CUDA, the device is {device.type}. Use bf16"):
+            training_precision(device, "float16")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from ldseg_auto.inference.fallback import out_of_memory, within_memory
 from ldseg_auto.inference.predictor import Predictor
-from ldseg_auto.inference.window import SlidingWindow
+from ldseg_auto.inference.window import NotFinite, SlidingWindow
 
 FULL = "CUDA out of memory. Tried to allocate 20.00 GiB"
 
@@ -81,3 +82,55 @@ def test_nothing_left_to_change(model: Path, images: Path, tmp_path: Path, monke
     monkeypatch.setattr(predictor.members[0].window, "_network", network)
     statuses, notes = run(predictor, images, tmp_path / "out")
     assert statuses == ["failed"] * 3 and notes == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError(FULL), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),  # as an H100 gave it
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(cause: Exception, expected: bool) -> None:
+    assert out_of_memory(cause) is expected
+    if not expected:
+        with pytest.raises(type(cause)):
+            within_memory([], "a", lambda way: (_ for _ in ()).throw(cause))
+
+
+def test_float16_out_of_range_is_float32(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Networks whose logits for toy_001 leave float16's range: that case alone is predicted in float32, as if asked for."""
+    plain = Predictor.from_folder(model, device="cpu")
+    run(plain, images, tmp_path / "float32")
+    predictor = Predictor.from_folder(model, device="cpu")
+    window, types = predictor.members[0].window, []
+    window.type = torch.float16
+    real_planes, real_network = SlidingWindow.planes, SlidingWindow._network
+
+    def planes(self: SlidingWindow, models: Any, image: Any, draws: Any, *stops: Any) -> Any:
+        types.append((draws.case, self.type))
+        yield from real_planes(self, models, image, draws, *stops)
+
+    def network(self: SlidingWindow, of: Any, tiles: Any, noises: Any, draws: Any) -> Any:
+        factor = 1e6 if self.type == torch.float16 and draws.case == "toy_001" else 1.0
+        for logits in real_network(self, of, tiles, noises, draws):
+            yield (logits * factor).to(self.type).float()
+
+    monkeypatch.setattr(SlidingWindow, "planes", planes)
+    monkeypatch.setattr(SlidingWindow, "_network", network)
+    monkeypatch.setattr(SlidingWindow, "autocast", lambda self: torch.autocast("cpu", torch.bfloat16, enabled=False))
+    caplog.set_level(logging.WARNING, "ldseg_auto")
+    statuses, notes = run(predictor, images, tmp_path / "out")
+    note = "an activation left the range of float16: predicted in float32"
+    assert statuses == ["done"] * 3 and notes == [[], [note], []] and caplog.messages == [f"case toy_001: {note}"]
+    half, single = torch.float16, torch.float32
+    assert types == [("toy_000", half), ("toy_001", half), ("toy_001", single), ("toy_002", half)]
+    assert (tmp_path / "out" / "toy_001.nii.gz").read_bytes() == (tmp_path / "float32" / "toy_001.nii.gz").read_bytes()
+    with pytest.raises(NotFinite):
+        within_memory([window], "a", lambda way: (_ for _ in ()).throw(NotFinite("no numbers")))

@@ -226,7 +226,7 @@ def test_plans_are_frozen() -> None:
         (f"{C}.training.ema_decay", 1, "ema_decay = 1.0 .* 0 to below 1"),
         (f"{C}.training.warmup", 1, "warmup = 1.0 .* 0 to below 1"),
         (f"{C}.training.schedule", "linear", "schedule = 'linear' .* poly or cosine"),
-        (f"{C}.training.precision", "fp8", r"precision = 'fp8' .* one of \('auto', 'float32', 'bf16'\)"),
+        (f"{C}.training.precision", "fp8", r"precision = 'fp8' .* one of \('auto', 'float32', 'bf16', 'float16'\)"),
         (f"{C}.inference.step", 0, "step = 0.0 .* above 0, at most 1"),
         (f"{C}.inference.tile_batch", 0, "tile_batch = 0 .* at least 1"),
     ],

@@ -131,6 +131,19 @@ def test_raters_are_resampled_one_by_one(make_plans):
         assert np.array_equal(preprocess_labels(alone[None], properties, plans, configuration)[0], found)
 
 
+def test_locations_of_what_some_rater_annotated():
+    """Nobody annotated the first three of five planes; the sample is drawn evenly from the voxels of the others, never from those."""
+    labels = np.full((2, 5, 40, 50), CLASSES.ignore_index, np.int16)
+    labels[0, 3] = labels[1, 4, :20] = 0
+    found = class_locations(labels, CLASSES, "case")
+    assert set(found) == {0} and found[0].dtype == np.int32
+    voxels = {tuple(v) for v in found[0].tolist()}
+    assert len(voxels) == len(found[0]) and voxels <= {(z, y, x) for z in (3, 4) for y in range(40 if z == 3 else 20) for x in range(50)}
+    assert np.mean(found[0][:, 0] == 4) == pytest.approx(1 / 3, abs=0.03)
+    nothing = class_locations(np.full_like(labels, CLASSES.ignore_index), CLASSES, "case")
+    assert nothing == {}
+
+
 def test_locations_are_of_the_class_in_any_rater_and_not_of_ignore():
     labels = np.zeros((2, 3, 4, 5), np.int16)
     labels[0, 1, 2, 3] = labels[1, 0, 0, 1] = 1

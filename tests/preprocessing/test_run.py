@@ -50,6 +50,22 @@ def test_second_run_touches_nothing(folder, target, make_plans):
     assert times(target) == before
 
 
+def test_what_a_killed_process_left_of_a_case_is_removed_with_it(folder, target, make_plans):
+    """Not what another process may be writing now, of a case whose name begins or ends alike."""
+    plans = make_plans((3.0, 1.0, 1.0))
+    preprocess(folder, plans, target)
+    before = set(times(target))
+    cases = target / next(iter(folders_of(plans, list(plans.configurations))))
+    kept = [cases / n for n in (".tmp_12345678_xtoy_001.b2nd", ".tmp_12345678_toy_001x.json", ".tmp_12345678_toy_000.json", ".tmp_")]
+    own = (".b2nd", "_labels.b2nd", "_locations.b2nd", ".json")
+    gone = [cases / f".tmp_ab_def_h_toy_001{end}" for end in own] + [target / "gt_segmentations/.tmp_abcdefgh_toy_001.b2nd"]
+    for path in (*kept, *gone):
+        path.touch()
+    (cases / "toy_001.json").unlink()
+    assert preprocess(folder, plans, target) == {"toy_000": 0, "toy_001": 1, "toy_002": 0}
+    assert set(times(target)) - before == {str(p.relative_to(target)) for p in kept}
+
+
 def test_only_a_changed_case_is_done_again(folder, target, make_plans):
     plans = make_plans((3.0, 1.0, 1.0))
     preprocess(folder, plans, target)

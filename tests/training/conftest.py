@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
 
+from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Sampling, Training
 from ldseg_auto.preprocessing.store import Properties, save_case
+from ldseg_auto.training.batches import Batches
+from ldseg_auto.training.loop import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +58,29 @@ def store_cases(folder: Path, shape: Sequence[int], number: int = 2, raters: int
         box = tuple((0, n) for n in shape)
         save_case(folder, name, image, label, Properties((1.0,) * 3, tuple(shape), box, tuple(shape), tuple(shape), class_locations=found))
     return names
+
+
+@pytest.fixture(scope="session")
+def make_bench(store: Callable[..., list[str]]) -> Callable[[Path, Configuration], Bench]:
+    """Makes a Bench of a folder and a configuration."""
+    return lambda folder, configuration: Bench(folder, store, configuration)
+
+
+class Bench:
+    """Cases on disk and trainers for them."""
+
+    labels = LabelSpec.from_dict({"background": 0, "organ": 1, "lesion": 2})
+    origin = {"dataset_name": "Dataset001_Toy", "fingerprint_hash": "abc"}
+
+    def __init__(self, folder: Path, store: Callable[..., list[str]], configuration: Configuration) -> None:
+        self.folder, self.configuration = folder, configuration
+        self.names = store(folder / "data", (4, 20, 20))
+        few = Batches(folder / "data", self.names, configuration, 1, 2, False)
+        self.patches = [few[i] for i in range(len(few))]
+
+    def trainer(self, name: str, seed: int = 3, precision: str = "32-true") -> Trainer:
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+        return Trainer(self.configuration, self.labels, self.folder / name, fabric, seed, self.origin)
+
+    def batches(self, length: int, seed: int = 3, augment: bool = False) -> Batches:
+        return Batches(self.folder / "data", self.names, self.configuration, seed, length, augment)

@@ -1,7 +1,8 @@
-"""Augmentation: sizes, integers stay integers, and the seed decides everything."""
+"""What augmentation draws: nnU-Net's chances and ranges, and sizes that hold what is drawn."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,8 +10,14 @@ import numpy as np
 import pytest
 
 from ldseg_auto.training import augmentation
+from ldseg_auto.training.augmentation import Draw, draw, source_size
 
-PATCHES = [(16, 24), (8, 32), (12, 16, 10), (4, 20, 16)]
+PATCHES = [(16, 24), (9, 32), (12, 17, 10), (4, 20, 16)]
+MANY = 4000
+
+
+def draws(patch: Sequence[int], channels: int = 2, number: int = MANY, mirror_axes: Sequence[int] | None = None) -> list[Draw]:
+    return [draw(np.random.default_rng([1, i]), patch, channels, mirror_axes) for i in range(number)]
 
 
 @pytest.mark.parametrize(
@@ -23,65 +30,81 @@ def test_rotation_limits_are_nnunets(patch: Sequence[int], degrees: float, flat:
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-def test_a_rotated_patch_lies_within_what_is_read(patch: Sequence[int]) -> None:
-    source = augmentation.source_size(patch)
-    flat = 1 if augmentation.in_slices(patch) else 0
-    assert source[:flat] == tuple(patch[:flat])
-    for angle in np.linspace(0, min(augmentation.rotation_limit(patch), math.pi / 4), 7):
-        for a in range(flat, len(patch)):
-            for b in range(flat, len(patch)):
-                if a != b:
-                    assert math.cos(angle) * patch[a] + math.sin(angle) * patch[b] <= source[a]
-    assert all((s - p) % 2 == 0 for s, p in zip(source, patch, strict=True))
+def test_what_is_read_holds_every_corner_of_the_patch(patch: Sequence[int]) -> None:
+    """And a voxel beyond it for interpolation; both have the same centre."""
+    for affine in (d.affine for d in draws(patch, 1, 200)):
+        size = source_size(patch, affine)
+        assert all((s - p) % 2 == 0 for s, p in zip(size, patch, strict=True))
+        if affine is None:
+            assert size == tuple(patch)
+            continue
+        corners = np.array(list(itertools.product(*(((1 - p) / 2, (p - 1) / 2) for p in patch))))
+        reach = np.abs(corners @ affine.T).max(0)
+        still = (affine == np.eye(len(patch))).all(1)
+        assert (reach + np.where(still, 0, 1) <= (np.array(size) - 1) / 2 + 1e-9).all()
+        assert (np.array(size) <= 2 * reach + 6).all()
 
 
-def batch(patch: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    source = augmentation.source_size(patch)
-    seg = np.zeros((6, 1, *source), np.float32)
-    seg[(slice(None), 0, *(slice(s // 4, 3 * s // 4) for s in source))] = 3
-    seg[(slice(None), 0, *(slice(s // 3, s // 2) for s in source))] = 1
-    return rng.normal(size=(6, 2, *source)).astype(np.float32), seg
+@pytest.mark.parametrize("patch", [(16, 16), (16, 16, 16), (4, 16, 16)])
+def test_the_matrix_is_a_rotation_times_one_scale_within_limits(patch: Sequence[int]) -> None:
+    flat = 2 if patch == (4, 16, 16) else len(patch)
+    scales, turned = [], []
+    for affine in (d.affine for d in draws(patch, 1)):
+        if affine is not None:
+            inner = affine[-flat:, -flat:]
+            scale = np.linalg.det(inner) ** (1 / flat)
+            np.testing.assert_allclose(inner @ inner.T, scale**2 * np.eye(flat), atol=1e-9)
+            if flat < len(patch):
+                np.testing.assert_array_equal(affine[0], [1, 0, 0])
+                np.testing.assert_array_equal(affine[:, 0], [1, 0, 0])
+            scales.append(scale)
+            turned.append(not np.allclose(inner, scale * np.eye(flat)))
+    assert 0.7 <= min(scales) < 0.71 and 1.39 < max(scales) <= 1.4
+    assert len(scales) / MANY == pytest.approx(1 - 0.8 * 0.8, abs=0.03)
+    assert sum(turned) / MANY == pytest.approx(0.2, abs=0.025)
+    assert sum(not math.isclose(s, 1) for s in scales) / MANY == pytest.approx(0.2, abs=0.025)
 
 
-@pytest.mark.parametrize("patch", PATCHES)
-def test_size_labels_and_seed(patch: Sequence[int]) -> None:
-    transform = augmentation.build(patch)
-    runs = []
-    for seed in (5, 5, 6):
-        data, seg = batch(patch)
-        np.random.seed(int(np.random.randint(1000)))  # whatever the generator's state was
-        runs.append(augmentation.seeded(transform, seed, data, seg))
-    for data, seg in runs:
-        assert data.shape == (6, 2, *patch) and data.dtype == np.float32 and np.isfinite(data).all()
-        assert seg.shape == (6, 1, *patch)
-        assert set(np.unique(seg)) <= {0, 1, 3}
-    np.testing.assert_array_equal(runs[0][0], runs[1][0])
-    np.testing.assert_array_equal(runs[0][1], runs[1][1])
-    assert not np.array_equal(runs[0][0], runs[2][0])
+def test_chances_and_ranges_are_nnunets() -> None:
+    """nnU-Net 2.8.1, nnUNetTrainer.get_training_transforms; tolerances are four standard deviations of a share of 4000."""
+    found = draws((16, 16))
+
+    def share(name: str) -> float:
+        return sum(getattr(d, name) is not None for d in found) / MANY
+
+    def values(name: str) -> np.ndarray:
+        return np.concatenate([np.ravel(getattr(d, name)) for d in found if getattr(d, name) is not None])
+
+    one_of_two = 1 - 0.5**2  # where each of two channels is drawn with 0.5, the sample changes with this chance
+    chances = {
+        "noise": 0.1, "blur": 0.2 * one_of_two, "brightness": 0.15, "contrast": 0.15, "resolution": 0.25 * one_of_two,
+        "gamma_inverted": 0.1, "gamma": 0.3,
+    }  # fmt: skip
+    assert {name: share(name) for name in chances} == {name: pytest.approx(c, abs=0.03) for name, c in chances.items()}
+    limits = {"noise": (0, 0.1), "brightness": (0.75, 1.25), "contrast": (0.75, 1.25), "gamma": (0.7, 1.5), "gamma_inverted": (0.7, 1.5)}
+    for name, (low, high) in limits.items():
+        v, near = values(name), 0.02 * (high - low)
+        assert low <= v.min() < low + near and high - near < v.max() <= high
+    for name in ("brightness", "contrast", "gamma", "gamma_inverted"):
+        assert (values(name) < 1).mean() == pytest.approx(0.5, abs=0.08)
+    for name, unchanged, low, high in (("blur", 0, 0.5, 1.0), ("resolution", 1, 0.5, 1.0)):
+        v = values(name)
+        v = v[v != unchanged]
+        assert low <= v.min() < low + 0.02 and high - 0.02 < v.max() <= high
+    assert len({d.seed for d in found}) > MANY - 20
 
 
-def test_image_and_label_move_together() -> None:
-    """An image that is its own label stays aligned with it, whatever the transform did to intensities."""
-    patch = (48, 48)
-    source = augmentation.source_size(patch)
-    seg = np.zeros((24, 1, *source), np.float32)
-    seg[:, :, source[0] // 2 - 6 : source[0] // 2 + 20, source[1] // 2 - 20 : source[1] // 2 + 4] = 1
-    data, seg = augmentation.seeded(augmentation.build(patch), 0, 4 * seg.copy(), seg)
-    inside = [np.corrcoef(d.ravel(), s.ravel())[0, 1] for d, s in zip(data, seg, strict=True)]
-    assert np.median(inside) > 0.95 and min(inside) > 0.7
-    assert len({s.tobytes() for s in seg}) > 4  # and move they did
+def test_channels_are_drawn_apart_and_noise_for_all() -> None:
+    found = draws((16, 16), channels=3)
+    assert all(d.gamma.shape == (3,) and len(set(d.gamma)) == 3 for d in found if d.gamma is not None)
+    assert all(d.blur.shape == (3, 2) for d in found if d.blur is not None)
+    assert {int((d.resolution < 1).sum()) for d in found if d.resolution is not None} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("axes", [None, (), (0,), (1,), (0, 1)])
 def test_only_allowed_axes_are_mirrored(axes: tuple[int, ...] | None) -> None:
-    """Of the transforms the mirroring alone: a corner lands in as many corners as the axes give."""
-    mirror = augmentation._mirror(range(2) if axes is None else axes)
-    seg = np.zeros((32, 1, 6, 8), np.float32)
-    seg[:, :, 0, 0] = 1
-    for transform in mirror:
-        _, seg = augmentation.seeded(transform, 0, seg.copy(), seg)
-    corners = {tuple(int(i) for i in np.argwhere(s[0])[0]) for s in seg}
-    rows, columns = ({0, 5} if axes is None or 0 in axes else {0}), ({0, 7} if axes is None or 1 in axes else {0})
-    assert corners == {(r, c) for r in rows for c in columns}
-    assert len(augmentation.build((16, 24), axes).transforms) == len(augmentation.build((16, 24)).transforms) - (axes == ())
+    found = [d.mirror for d in draws((16, 24), 1, 400, axes)]
+    allowed = (0, 1) if axes is None else axes
+    wanted = {c for n in range(len(allowed) + 1) for c in itertools.combinations(allowed, n)}
+    assert set(found) == wanted
+    assert all(found.count(w) / 400 == pytest.approx(1 / len(wanted), abs=0.1) for w in wanted)

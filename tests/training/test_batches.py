@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ldseg_auto.errors import InputError, LdsegError
+from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.planners.plans import Configuration
+from ldseg_auto.preprocessing.case import class_locations
 from ldseg_auto.preprocessing.store import Properties, load_case, save_case
-from ldseg_auto.training.batches import Batches, read_box, stream
+from ldseg_auto.training.batches import NOBODY, Batches, read_box
+from ldseg_auto.training.classes import Centres
 
 Make = Callable[..., Configuration]
 Store = Callable[..., list[str]]
@@ -69,6 +70,33 @@ def test_forced_patches_hold_foreground_of_every_class_equally(tmp_path: Path, s
     assert 30 < int((centre == 2).sum()) < 70
 
 
+def test_forced_patches_by_the_shares_of_classes(tmp_path: Path, store: Store, make_configuration: Make) -> None:
+    """Three of four patches on class 2, which is one voxel; a share of 0 leaves all to the other class."""
+    names = store(tmp_path, (8, 24, 24), number=1)
+    configuration = make_configuration(patch=(2, 2, 4), batch=200, oversample_foreground=1.0)
+    counts = []
+    for shares in ((1.0, 3.0), (0.0, 0.2), (5.0, 0.0)):
+        _, label = Batches(tmp_path, names, configuration, 0, 1, False, centres=Centres(((1,), (2,)), shares))[0]
+        centre = label[:, 1, 1, 2]
+        assert (centre > 0).all()
+        counts.append(int((centre == 2).sum()))
+    assert 125 < counts[0] < 175 and counts[1:] == [200, 0]  # 150 +- 4 standard deviations of 6.1
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_patches_lie_where_somebody_annotated(tmp_path: Path, make_configuration: Make, share: float) -> None:
+    """One slice in sixteen is annotated, and holds no foreground: with or without forcing every 2D patch is cut from it."""
+    labels = np.full((1, 16, 12, 12), 3, np.int16)
+    labels[:, 5] = 0
+    box = ((0, 16), (0, 12), (0, 12))
+    spec = LabelSpec.from_dict({"background": 0, "a": 1, "b": 2, "ignore": 3})
+    known = Properties((1.0,) * 3, (16, 12, 12), box, (16, 12, 12), (16, 12, 12), class_locations=class_locations(labels, spec, "sparse"))
+    save_case(tmp_path, "sparse", np.zeros((1, 16, 12, 12), np.float32), labels, known)
+    configuration = make_configuration(patch=(8, 8), batch=20, oversample_foreground=share)
+    _, label = Batches(tmp_path, ["sparse"], configuration, 0, 1, False)[0]
+    assert not label.any()
+
+
 def test_a_case_without_foreground_gives_patches_all_the_same(tmp_path: Path, store: Store, make_configuration: Make) -> None:
     names = store(tmp_path, (6, 20, 24), number=1, empty=[0])
     _, label = Batches(tmp_path, names, make_configuration(patch=(4, 8, 8), batch=3), 0, 1, False)[0]
@@ -116,12 +144,13 @@ def test_raters_take_turns(tmp_path: Path, make_configuration: Make) -> None:
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_one_raters_patches_are_those_of_all_with_his_labels(tmp_path: Path, make_configuration: Make, augment: bool) -> None:
-    """Cases of three and of two raters; of the latter the third one's labels are the first one's again."""
+    """Cases of three and of two raters; the latter was not drawn by rater 1."""
     rng, box = np.random.default_rng(0), ((0, 1), (0, 20), (0, 20))
     properties = Properties((1.0,) * 3, (1, 20, 20), box, (1, 20, 20), (1, 20, 20))
-    for name, raters in (("three", 3), ("two", 2)):
-        labels = np.stack([np.full((1, 20, 20), r, np.int16) for r in range(raters)])
-        save_case(tmp_path, name, rng.normal(size=(1, 1, 20, 20)).astype(np.float32) + 10 * raters, labels, properties)
+    for name, who in (("three", ()), ("two", (0, 2))):
+        labels = np.stack([np.full((1, 20, 20), r, np.int16) for r in who or range(3)])
+        image = rng.normal(size=(1, 1, 20, 20)).astype(np.float32) + 10 * len(labels)
+        save_case(tmp_path, name, image, labels, replace(properties, raters=who))
     configuration = make_configuration(patch=(8, 8), batch=12)
     drawn, *each = (Batches(tmp_path, ["three", "two"], configuration, 0, 2, augment, rater)[1] for rater in (None, 0, 1, 2))
     for rater, (image, label) in enumerate(each):
@@ -129,7 +158,8 @@ def test_one_raters_patches_are_those_of_all_with_his_labels(tmp_path: Path, mak
         if not augment:  # which would change the intensity that tells the cases apart
             of_two = (image.flatten(1).mean(1) < 25).tolist()
             assert set(of_two) == {True, False}
-            assert label.flatten(1).amin(1).tolist() == label.flatten(1).amax(1).tolist() == [rater % 2 if two else rater for two in of_two]
+            expected = [NOBODY if two and rater == 1 else rater for two in of_two]
+            assert label.flatten(1).amin(1).tolist() == label.flatten(1).amax(1).tolist() == expected
         assert label.max() == rater
 
 
@@ -142,31 +172,38 @@ def test_read_box_is_a_crop_of_the_padded_array(start: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(read_box(array, start, (3, 4, 2), slice(1, 2)), padded[(slice(1, 2), *inner)])
 
 
-def test_workers_change_nothing(tmp_path: Path, store: Store, make_configuration: Make) -> None:
-    batches = Batches(tmp_path, store(tmp_path, (6, 20, 24)), make_configuration(patch=(4, 8, 8)), 0, 6, True)
-    alone, together = (list(stream(batches, 2, workers, False)) for workers in (0, 2))
-    assert len(alone) == 4
-    assert all(items_equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert items_equal(alone[0], batches[2])
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_ranks_make_their_own_samples_of_the_same_batch(
+    tmp_path: Path, store: Store, make_configuration: Make, augment: bool, ranks: int
+) -> None:
+    """Sample j of rank r is sample r + j x ranks of the whole, with its share of foreground; a rank may have more than another."""
+    batches = Batches(tmp_path, store(tmp_path, (6, 20, 24)), make_configuration(patch=(4, 8, 8), batch=5), 0, 6, augment)
+    image, label = batches[3]
+    for rank in range(ranks):
+        mine = batches.of_rank(rank, ranks)[3]
+        assert items_equal(mine, (image[rank::ranks], label[rank::ranks]))
 
 
-class Killed(Batches):
-    """Its worker dies, as one does that the kernel kills for memory."""
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
-
-
-def test_a_killed_worker_is_explained(tmp_path: Path, store: Store, make_configuration: Make) -> None:
-    batches = Killed(tmp_path, store(tmp_path, (6, 20, 24)), make_configuration(patch=(4, 8, 8)), 0, 6, False)
-    with pytest.raises(LdsegError, match=r"makes training batches ended unexpectedly .*try --set training.workers=0"):
-        next(stream(batches, 0, 1, False))
+def test_threads_change_nothing(tmp_path: Path, store: Store, make_configuration: Make) -> None:
+    """Sums over patches large enough for torch to share them among threads."""
+    batches = Batches(tmp_path, store(tmp_path, (40, 60, 60)), make_configuration(patch=(32, 48, 48), batch=4), 0, 6, True)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(batches[1])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert items_equal(found[0], found[1]) and items_equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_case_is_named(tmp_path: Path, store: Store, make_configuration: Make, workers: int) -> None:
-    names = store(tmp_path, (6, 20, 24), number=1)
-    (tmp_path / f"{names[0]}.b2nd").write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"^[^\n]*case0.b2nd cannot be read[^\n]*$"):
-        next(stream(Batches(tmp_path, names, make_configuration(patch=(4, 8, 8)), 0, 6, False), 0, workers, False))
+def test_small_cases_are_kept_in_memory_while_there_is_room(tmp_path: Path, store: Store, make_configuration: Make) -> None:
+    """The patches are the same either way."""
+    names = store(tmp_path, (6, 20, 24), number=4)
+    batches, frugal = (Batches(tmp_path, names, make_configuration(patch=(4, 8, 8), batch=8), 0, 6, True) for _ in range(2))
+    size = 6 * 20 * 24 * (4 + 1)  # float32 image, uint8 labels
+    frugal.room = 2 * size
+    for i in range(6):
+        assert items_equal(batches[i], frugal[i])
+    assert all(isinstance(c.image, np.ndarray) for c in batches.cases.values())
+    assert sum(isinstance(c.image, np.ndarray) for c in frugal.cases.values()) == 2 and frugal.room == 0

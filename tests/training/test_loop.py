@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 
-from ldseg_auto.data.labels import LabelSpec
-from ldseg_auto.errors import LdsegError, ModelError
+from ldseg_auto.errors import LdsegError
 from ldseg_auto.planners.method import Method, preset
 from ldseg_auto.planners.plans import Configuration
-from ldseg_auto.progress import T, silent
-from ldseg_auto.training import checkpoint, loop
-from ldseg_auto.training.batches import Batches
-from ldseg_auto.training.loop import Limits, State, Trainer
+from ldseg_auto.progress import silent
+from ldseg_auto.training import checkpoint, log, loop
+from ldseg_auto.training.loop import Trainer
+from ldseg_auto.training.state import Limits
 
 Make = Callable[..., Configuration]
-Store = Callable[..., list[str]]
-LABELS = LabelSpec.from_dict({"background": 0, "organ": 1, "lesion": 2})
-ORIGIN = {"dataset_name": "Dataset001_Toy", "fingerprint_hash": "abc"}
+MakeBench = Callable[..., Any]
 
 
-class Bench:
-    """Cases on disk and trainers for them."""
-
-    def __init__(self, folder: Path, store: Store, configuration: Configuration) -> None:
-        self.folder, self.configuration = folder, configuration
-        self.names = store(folder / "data", (4, 20, 20))
-        few = Batches(folder / "data", self.names, configuration, 1, 2, False)
-        self.patches = [few[i] for i in range(len(few))]
-
-    def trainer(self, name: str, seed: int = 3, precision: str = "32-true") -> Trainer:
-        return Trainer(
-            self.configuration, LABELS, self.folder / name, Fabric(accelerator="cpu", devices=1, precision=precision), seed, ORIGIN
-        )  # type: ignore[arg-type]
-
-    def batches(self, length: int, seed: int = 3) -> Batches:
-        return Batches(self.folder / "data", self.names, self.configuration, seed, length, False)
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To draw them takes most of the time here (tests/training/test_log.py does)."""
+    monkeypatch.setattr(log, "_draw", lambda path, rows: None)
 
 
 @pytest.mark.parametrize(
     ("variant", "method"), [("auto", Method()), ("auto", Method(**preset("auto", 4))), ("direct", Method()), ("paper", Method())]
 )
-def test_a_few_iterations_reduce_the_loss(tmp_path: Path, store: Store, make_configuration: Make, variant: str, method: Method) -> None:
+def test_a_few_iterations_reduce_the_loss(
+    tmp_path: Path, make_bench: MakeBench, make_configuration: Make, variant: str, method: Method
+) -> None:
     configuration = make_configuration(variant, batch=4, method=method, iterations_per_epoch=10, learning_rate=1e-2)
-    bench = Bench(tmp_path, store, configuration)
+    bench = make_bench(tmp_path, configuration)
     trainer = bench.trainer("fold_0")
     trainer.fit(bench.batches(30), bench.patches, bench.patches, Limits(30), silent)
     rows = trainer.state.rows
@@ -61,10 +49,10 @@ def test_a_few_iterations_reduce_the_loss(tmp_path: Path, store: Store, make_con
 
 
 def test_the_final_checkpoints_latent_is_standardised_on_the_statistics_patches(
-    tmp_path: Path, store: Store, make_configuration: Make
+    tmp_path: Path, make_bench: MakeBench, make_configuration: Make
 ) -> None:
     """On those of training cases, not on the validation's, by the averaged weights' own encoder; the latest keeps the average."""
-    bench = Bench(tmp_path, store, make_configuration(iterations_per_epoch=3))
+    bench = make_bench(tmp_path, make_configuration(iterations_per_epoch=3))
     label = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
     trainer = bench.trainer("fold_0")
     trainer.fit(bench.batches(3), bench.patches, [(torch.zeros(4, 1, 16, 16), label)], Limits(3), silent)
@@ -76,70 +64,19 @@ def test_the_final_checkpoints_latent_is_standardised_on_the_statistics_patches(
     assert changed == {"standardise.mean", "standardise.variance"}
 
 
-def stopping(after: int) -> Callable[..., Iterator]:
-    """Progress that is interrupted (Ctrl-C) after `after` iterations."""
-    count = iter(range(after + 1))
-
-    def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        for item in items:
-            if next(count) == after:
-                raise KeyboardInterrupt
-            yield item
-
-    return progress
-
-
-def test_resuming_equals_not_stopping_to_the_bit(tmp_path: Path, store: Store, make_configuration: Make) -> None:
-    bench = Bench(tmp_path, store, make_configuration(iterations_per_epoch=3))
-    whole = bench.trainer("whole")
-    whole.fit(bench.batches(9), bench.patches, bench.patches, Limits(9), silent)
-    stopped = bench.trainer("halves")
-    with pytest.raises(KeyboardInterrupt):
-        stopped.fit(bench.batches(9), bench.patches, bench.patches, Limits(9), stopping(after=5))
-    assert not (tmp_path / "halves" / "checkpoint_final.pth").exists()
-    resumed = bench.trainer("halves", seed=99)
-    resumed.resume(tmp_path / "halves" / "checkpoint_latest.pth")
-    assert resumed.state.iteration == 3 and resumed.seed == 3
-    resumed.fit(bench.batches(9, resumed.seed), bench.patches, bench.patches, Limits(9), silent)
-    one, two = (checkpoint.load(tmp_path / name / "checkpoint_final.pth") for name in ("whole", "halves"))
-    for key in ("model", "ema", "optimiser"):
-        torch.testing.assert_close(two[key], one[key], rtol=0, atol=0)
-    skip = {"seconds"}
-    assert [{k: v for k, v in r.items() if k not in skip} for r in two["rows"]] == [
-        {k: v for k, v in r.items() if k not in skip} for r in one["rows"]
-    ]
-
-
-def test_the_best_checkpoint_is_what_prediction_needs(tmp_path: Path, store: Store, make_configuration: Make) -> None:
-    bench = Bench(tmp_path, store, make_configuration())
-    trainer = bench.trainer("fold_0")
-    trainer.save("best")
-    content = checkpoint.load(tmp_path / "fold_0" / "checkpoint_best.pth")
-    assert set(content) == {"dataset_name", "fingerprint_hash", "seed", "ema", "iteration"}
-    with pytest.raises(ModelError, match=r"checkpoint_best.pth does not fit this network \('model'\)"):
-        trainer.resume(tmp_path / "fold_0" / "checkpoint_best.pth")
-
-
-def test_resuming_another_network_is_refused(tmp_path: Path, store: Store, make_configuration: Make) -> None:
-    Bench(tmp_path / "a", store, make_configuration("auto")).trainer("fold_0").save("latest")
-    other = Bench(tmp_path / "b", store, make_configuration("paper")).trainer("fold_0")
-    with pytest.raises(ModelError, match="checkpoint_latest.pth does not fit this network"):
-        other.resume(tmp_path / "a" / "fold_0" / "checkpoint_latest.pth")
-
-
-def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, store: Store, make_configuration: Make) -> None:
-    bench = Bench(tmp_path, store, make_configuration(iterations_per_epoch=2))
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, make_bench: MakeBench, make_configuration: Make) -> None:
+    bench = make_bench(tmp_path, make_configuration(iterations_per_epoch=2))
     trainer = bench.trainer("fold_0")
     with torch.no_grad():
         trainer.model.decoder.head.bias.fill_(float("nan"))
-    with pytest.raises(LdsegError, match="loss is not finite in epoch 0.*lower training.learning_rate"):
+    with pytest.raises(LdsegError, match="loss is not finite in epoch 1.*lower training.learning_rate"):
         trainer.fit(bench.batches(4), bench.patches, bench.patches, Limits(4), silent)
     assert not (tmp_path / "fold_0" / "checkpoint_latest.pth").exists()
 
 
 @pytest.mark.parametrize("variant", ["auto", "paper", "direct"])
-def test_bfloat16_autocast(tmp_path: Path, store: Store, make_configuration: Make, variant: str) -> None:
-    bench = Bench(tmp_path, store, make_configuration(variant, iterations_per_epoch=2))
+def test_bfloat16_autocast(tmp_path: Path, make_bench: MakeBench, make_configuration: Make, variant: str) -> None:
+    bench = make_bench(tmp_path, make_configuration(variant, iterations_per_epoch=2))
     trainer = bench.trainer("fold_0", precision="bf16-mixed")
     seen: list[torch.dtype] = []
     hook = lambda module, inputs, output: seen.append(output.dtype)  # noqa: E731
@@ -150,23 +87,12 @@ def test_bfloat16_autocast(tmp_path: Path, store: Store, make_configuration: Mak
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trainer.model.parameters())
 
 
-def test_progress_of_limits() -> None:
-    state = State(iteration=25, elapsed=30.0)
-    assert Limits(100).progress(state, 1e9) == 0.25
-    assert Limits(100, 60.0).progress(state, 0) == 0.5
-    assert Limits(100, 60.0).progress(state, 30) == 1
-    assert Limits(50, 600.0).progress(state, 0) == 0.5
-    assert Limits(100).epoch_seconds(5) == float("inf")
-    assert Limits(100, 200.0).epoch_seconds(0) == 10
-    assert Limits(100, 200.0).epoch_seconds(5) == 45
-
-
 def test_a_time_budget_is_kept_and_annealed_over(
-    tmp_path: Path, store: Store, make_configuration: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_bench: MakeBench, make_configuration: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a clock of its own: an iteration takes 10 s, validation 20 s; 1200 s are given for what could take for ever."""
     configuration = make_configuration(iterations_per_epoch=1000, warmup=0.0)
-    bench = Bench(tmp_path, store, configuration)
+    bench = make_bench(tmp_path, configuration)
     trainer = bench.trainer("fold_0")
     now = [0.0]
 
@@ -193,3 +119,50 @@ def test_a_time_budget_is_kept_and_annealed_over(
     assert len(trainer.state.rows) >= 5 and validation <= 0.15 * 1200
     assert rates[0] == configuration.training.learning_rate and rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.05 * rates[0]
+
+
+def with_rates(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rate of each iteration to come; nothing is computed."""
+    rates: list[float] = []
+
+    def step(batch: object, rate: float) -> dict[str, torch.Tensor]:
+        rates.append(rate)
+        trainer.state.iteration += 1
+        return {"loss": torch.zeros(())}
+
+    monkeypatch.setattr(trainer, "_step", step)
+    return rates
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine"])
+def test_half_the_epochs_anneal_fully(
+    tmp_path: Path, make_bench: MakeBench, make_configuration: Make, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    """The same rates, every second one: from the peak to a last step below 5 % of it."""
+    bench = make_bench(tmp_path, make_configuration(iterations_per_epoch=10, warmup=0.1, schedule=schedule))
+    found = []
+    for epochs in (4, 8):
+        trainer = bench.trainer(f"fold_{epochs}")
+        found.append(with_rates(trainer, monkeypatch))
+        trainer.fit(bench.batches(10 * epochs), bench.patches, bench.patches, Limits(10 * epochs), silent)
+    half, whole = found
+    assert half == pytest.approx(whole[::2]) and max(half) == bench.configuration.training.learning_rate
+    assert half[-1] < 0.05 * max(half)
+
+
+def test_early_stopping_anneals_and_ends(
+    tmp_path: Path, make_bench: MakeBench, make_configuration: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dice rises for 4 epochs of 10 and then never: after 3 more the rest of the schedule is run through in a tenth of 70 iterations."""
+    bench = make_bench(tmp_path, make_configuration(iterations_per_epoch=10, epochs=1000, early_stopping=3, warmup=0.0))
+    dice = lambda state: min(state.epoch, 3) / 10  # noqa: E731
+    trainer = bench.trainer("fold_0")
+    monkeypatch.setattr(loop, "patch_dice", lambda *args: np.full(2, dice(trainer.state)))
+    monkeypatch.setattr(loop, "epochs_without_better", lambda values: len(values) - 1 - int(np.argmax(values)))  # without smoothing
+    rates = with_rates(trainer, monkeypatch)
+    trainer.fit(bench.batches(10_000), bench.patches, bench.patches, Limits(10_000), silent)
+    assert trainer.state.iteration == 77 and [r["iteration"] for r in trainer.state.rows] == [10, 20, 30, 40, 50, 60, 70, 77]
+    peak = bench.configuration.training.learning_rate
+    assert min(rates[:71]) > 0.99 * peak  # as planned for 10 000
+    assert rates[70:] == pytest.approx([peak * ((1 - 0.007) * (1 - i / 7)) ** 0.9 for i in range(7)])
+    assert (tmp_path / "fold_0" / "checkpoint_final.pth").exists()

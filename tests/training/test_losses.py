@@ -46,6 +46,53 @@ def test_against_numpy(regions: bool, batch_dice: bool, ignored: float) -> None:
     assert float(segmentation_loss(*tensors, regions, batch_dice, 2.0)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_class_weights_against_torch(batch_dice: bool) -> None:
+    """Classes: torch's weighted cross-entropy over the annotated voxels, and the weighted mean of the classes' Dice."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 5, 6, generator=rng)
+    label = torch.randint(4, (3, 5, 6), generator=rng)
+    valid = (torch.rand(3, 1, 5, 6, generator=rng) < 0.7).float()
+    weights, onehot = torch.tensor([1.0, 5.0, 0.25]), torch.eye(4)[label].movedim(-1, 1)
+    annotated = torch.where(valid[:, 0] > 0, label, -100)
+    entropy = torch.nn.functional.cross_entropy(logits, annotated, weight=torch.tensor([1.0, 1.0, 5.0, 0.25]))
+    p = logits.softmax(1)
+    dice = [float(soft_dice(p[:, k : k + 1], onehot[:, k : k + 1], valid, batch_dice)) for k in (1, 2, 3)]
+    expected = float(entropy) + 2 * (1 - np.average(dice, weights=weights.numpy()))
+    assert float(segmentation_loss(logits, onehot, valid, False, batch_dice, 2.0, weights)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_region_weights_against_torch() -> None:
+    """Regions: a voxel inside counts `weight` times, each region by itself."""
+    rng = torch.Generator().manual_seed(0)
+    logits, onehot = torch.randn(2, 3, 5, 6, generator=rng), (torch.rand(2, 3, 5, 6, generator=rng) < 0.3).float()
+    valid, weights = (torch.rand(2, 1, 5, 6, generator=rng) < 0.7).float(), torch.tensor([1.0, 5.0, 0.25])
+    keep = valid[:, 0] > 0
+    entropy = []
+    for k, w in enumerate(weights):
+        x, y = logits[:, k][keep], onehot[:, k][keep]
+        each = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        entropy.append(float(np.average(each.numpy(), weights=torch.where(y > 0, w, 1.0).numpy())))
+    found = segmentation_loss(logits, onehot, valid, True, True, 0.0, weights)
+    assert float(found) == pytest.approx(np.mean(entropy), rel=1e-5)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_equal_weights_are_no_weights(regions: bool) -> None:
+    """And the scale of Dice's and the energy score's weights does not matter."""
+    rng = torch.Generator().manual_seed(0)
+    logits, label = torch.randn(4, 3, 5, 6, generator=rng), torch.randint(3, (2, 5, 6), generator=rng)
+    onehot, valid = torch.eye(3)[label].movedim(-1, 1), torch.ones(2, 1, 5, 6)
+    count = 3 if regions else 2
+    for loss in (
+        lambda w: segmentation_loss(logits[:2], onehot, valid, regions, True, 1.0, w),
+        lambda w: torch.stack(energy_loss(logits, onehot, valid, regions, 0.5, w)).sum(),
+    ):
+        torch.testing.assert_close(loss(torch.ones(count)), loss(None))
+    a, b = torch.rand(2, 3, 9, generator=rng), torch.rand(2, 3, 9, generator=rng)
+    torch.testing.assert_close(jaccard_distance(a, b, torch.full((3,), 7.0)), jaccard_distance(a, b))
+
+
 def test_ignored_voxels_have_no_gradient() -> None:
     logits = torch.randn(1, 2, 4, 4, requires_grad=True)
     onehot, valid = torch.zeros(1, 2, 4, 4), torch.ones(1, 1, 4, 4)

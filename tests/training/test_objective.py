@@ -14,6 +14,7 @@ from ldseg_auto.networks.ldseg import LAST_TIME, Condition, LDSeg
 from ldseg_auto.planners.method import OF_DIRECT, Method, preset
 from ldseg_auto.planners.plans import Configuration
 from ldseg_auto.training.objective import TINY, Objective, _latent_energy, _squared_error, share
+from ldseg_auto.training.ranks import Held
 
 Make = Callable[..., Configuration]
 PARTS = ("image_encoder", "label_encoder", "denoiser", "decoder")
@@ -187,7 +188,7 @@ def test_recycling_replaces_the_truth_by_the_own_prediction_without_gradient(mak
         condition = objective.model.condition(image)
         z0 = objective.model.encode_label(onehot)
         torch.manual_seed(1)
-        mixed = objective._recycled(z0, condition, first)
+        mixed = objective._recycled(z0, condition, Held(torch.arange(4), 4), first)
         assert [not torch.equal(a, b) for a, b in zip(mixed, z0, strict=True)] == mine
         (gradient, *others) = torch.autograd.grad(mixed.sum(), [z0, *objective.model.denoiser.parameters()], allow_unused=True)
         assert [bool(g.any()) for g in gradient] == [not m for m in mine]
@@ -241,9 +242,9 @@ def test_both_draws_of_a_sample_see_its_own_image(make_configuration: Make, monk
     condition, z0 = model.condition(image), model.encode_label(onehot)
     decoded: list[torch.Tensor] = []
     original = model.decode
-    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    monkeypatch.setattr(torch, "randn", lambda shape, **where: torch.ones(shape))
     monkeypatch.setattr(model, "decode", lambda z, c: decoded.append(z) or original(z, c))
-    losses = objective._energy(z0, onehot, valid, condition)
+    losses = objective._energy(z0, onehot, valid, condition, Held(torch.arange(3), 3))
     alone = torch.cat([model.denoise(torch.ones_like(z0[:1]), torch.ones(1), model.condition(image[i : i + 1])) for i in range(3)])
     torch.testing.assert_close(decoded[0], torch.cat([alone, alone]), rtol=1e-3, atol=1e-4)
     to_truth = ((alone - z0).square().flatten(1).mean(1) + TINY).sqrt().mean()
@@ -350,3 +351,39 @@ def test_paper_decodes_what_is_left_of_zt_and_regresses_the_noise(make_configura
     assert float(losses["segmentation"]) == pytest.approx(plain_loss(original(zt - 0.3, None), data[1], dice_weight=2.0), rel=1e-4)
     assert float(losses["regression"]) == pytest.approx(1 + 0.3**2, abs=0.05)  # of eps against 0.3
     assert float(zt.detach().var()) == pytest.approx(1, abs=0.05)  # signal and noise together
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize(("variant", "method"), [("direct", Method()), ("paper", Method()), *(("auto", aim) for aim in AIMS)])
+def test_no_mask_is_pulled_where_the_label_is_ignored(make_configuration: Make, variant: str, method: Method, regions: bool) -> None:
+    """The gradient on every decoded logit is exactly zero there, and not elsewhere; with class weights, too."""
+    torch.manual_seed(0)
+    configuration = make_configuration(variant, method=method, class_weights=(1.0, 3.0))
+    model, decoded = LDSeg(configuration, 2 if regions else 3), []
+    torch.nn.init.normal_(model.decoder.head.weight)
+    original = model.decode
+
+    def decode(z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
+        logits = original(z, condition)
+        if logits.requires_grad:
+            logits.retain_grad()
+            decoded.append(logits)
+        return logits
+
+    model.decode = decode  # type: ignore[method-assign]
+    image, onehot, valid = batch()
+    valid[..., :9] = 0
+    onehot = onehot[:, 1:] if regions else onehot
+    Objective(model, configuration, regions).train()(image, onehot * valid, valid)["loss"].backward()
+    assert decoded
+    for logits in decoded:
+        assert logits.grad is not None
+        assert not logits.grad[..., :9].any() and logits.grad[..., 9:].any(1).float().mean() > 0.4
+
+
+def test_class_weights_change_the_loss_of_every_variant(make_configuration: Make) -> None:
+    for variant, method in (("direct", Method()), ("auto", AIMS[0]), ("auto", AIMS[1])):
+        heavy = {"class_weights": (1.0, 9.0)}
+        first, second = (seeded(build(make_configuration(variant, method=method, **more))) for more in ({}, heavy))
+        changed = {name for name in first if float(first[name].detach()) != float(second[name].detach())}
+        assert changed == {"loss", *({"energy", "entropy"} & set(first)), *({"segmentation", "reconstruction"} & set(first))}

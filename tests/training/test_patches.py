@@ -181,6 +181,32 @@ def test_samples_that_are_the_raters_have_distance_zero(labels: LabelSpec, rater
     assert curve["distance"]["1"] == pytest.approx(np.mean(values)) and curve["distance"]["1"] > 0.1
 
 
+def test_raters_count_where_they_drew_and_annotated() -> None:
+    """Of four raters one did not draw the first sample and one ignores all of it; the two others are compared on what both annotated."""
+    by_patch, by_rater = raters_of(REGIONS, 4)
+    for patches in by_rater:
+        for _, label in patches:
+            label[1] = -1  # the second sample: nobody
+    for i, maps in enumerate(by_patch):
+        maps[1][0], maps[2][0] = -1, 3
+        maps[0][0, :2], maps[3][0, :, i] = 3, 3
+    model = Drawing([[m.clamp_min(0) for m in maps] for maps in by_patch], REGIONS, enough=9)
+    curve = distance_curve(model, by_rater, REGIONS, 1, CPU)  # type: ignore[arg-type]
+    values = []
+    for i, maps in enumerate(by_patch):
+        seen = np.ones((8, 8), bool)
+        seen[:2], seen[:, i] = False, False
+        a, b = (foreground_masks(m, REGIONS)[0].numpy()[:, seen] for m in (maps[0], maps[3]))
+        values += [iou_distance(x, y) - iou_distance(x, y) / 2 for x, y in zip(a, b, strict=True)]  # the samples are the first of both
+    assert curve["distance"]["1"] == pytest.approx(np.mean(values)) and np.mean(values) > 0.1
+
+
+def test_no_distance_where_nobody_annotated() -> None:
+    by_patch, by_rater = raters_of(REGIONS, 2)
+    nobody = [[(image, torch.full_like(y, value)) for image, y in patches] for patches, value in zip(by_rater, (-1, 3), strict=True)]
+    assert distance_curve(Drawing(by_patch, REGIONS, 1), nobody, REGIONS, 4, CPU) == {}  # type: ignore[arg-type]
+
+
 def test_samples_have_their_own_noise_and_step_counts_share_it() -> None:
     by_patch, by_rater = raters_of(CLASSES, 2)
     model = Drawing(by_patch, CLASSES, enough=1)

@@ -240,6 +240,9 @@ def test_iterations_become_epochs(iterations: int, epochs: int, per_epoch: int) 
         ({"epochs": 0}, "training.epochs = 0 is not possible"),
         ({"time_budget": 0.0}, "--time-budget 0.0: expected more than 0 seconds"),
         ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"early_stopping": -1}, "training.early_stopping = -1 is not possible: expected 0 or more"),
+        ({"early_stopping": 3, "settings": ["training.early_stopping=4"]}, "--early-stopping 3 and --set training.early_stopping"),
+        ({"settings": ["training.learnin_rate=0.1"]}, "there is no such field.*Did you mean training.learning_rate?"),
         ({"device": "tpu"}, "--device tpu: expected one of"),
         ({"settings": ["spacing=[2,2,2]"]}, "--set spacing: the cases are preprocessed with"),
         ({"settings": ["memory_gib=3.0"]}, "memory_gib, reasons or latent.ceiling has no effect"),
@@ -255,10 +258,46 @@ def test_bad_input_leaves_nothing_behind(preprocessed: Path, results: Path, argu
     assert not results.exists()
 
 
+def test_what_a_trainer_is_told_is_in_the_saved_plans(preprocessed: Path, results: Path) -> None:
+    """Learning rate, batch, patch, loss weights, sampling of rare classes, length, early stopping: no subclass, no constant."""
+    settings = {
+        "training.learning_rate": 0.002, "batch_size": 1, "patch_size": [4, 4, 4], "method.dice_weight": 0.5,
+        "method.regression_weight": 2.0, "method.reconstruction_weight": 0.1, "training.oversample_foreground": 0.75,
+        "training.class_weights": [1.0, 4.0], "training.class_sampling": [1.0, 3.0],
+    }  # fmt: skip
+    given = [*FAST[:1], *FAST[2:], *(f"{path}={json.dumps(value)}" for path, value in settings.items())]
+    fold = train_fold(preprocessed, results, 0, Options(settings=given, epochs=1, early_stopping=9, device="cpu", validate=False))
+    for path in (fold / "plans.json", fold.parent / "plans.json"):
+        saved = json.loads(path.read_text())["configurations"]["3d"]
+        for setting, value in {**settings, "training.epochs": 1, "training.early_stopping": 9}.items():
+            section, _, name = setting.rpartition(".")
+            assert (saved[section] if section else saved)[name] == value, setting
+
+
 def test_cases_that_are_not_preprocessed(preprocessed: Path, results: Path) -> None:
     (preprocessed / "data" / "case1.json").unlink()
     with pytest.raises(InputError, match=r"1 cases of fold 0 are not preprocessed for 3d \(first: case1\). Run .* -c 3d"):
         train_fold(preprocessed, results, 0, Options(device="cpu"))
+
+
+def test_what_a_fold_is_not_worth_is_warned_of(preprocessed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Cases on both sides, a group on both sides, a class that training lacks; nothing of it for a good fold, nor for `all`."""
+    folds = [{"train": ["case0", "case1"], "val": ["case1", "case2"]}, {"train": ["case1", "case2"], "val": ["case0"]}]
+    (preprocessed / "splits_final.json").write_text(json.dumps(folds))
+    groups = {"groups": {"case0": "a", "case1": "b", "case2": "a"}}
+    (preprocessed / "dataset.json").write_text(json.dumps(DATASET | groups))
+    volumes = {"case0": 0.0, "case1": 0.0, "case2": 1.0}
+    cases = [{"identifier": name, "volumes": {"organ": 1.0, "lesion": lesion}} for name, lesion in volumes.items()]
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps({"cases": cases}))
+    prepare(preprocessed, 0, None, "ldsegPlans", [])
+    assert [r.message.rpartition("splits_final.json: ")[2].partition(" (")[0] for r in caplog.records] == [
+        "fold 0: 1 case(s) are trained and validated on",
+        "fold 0: group a has cases in both train and val: its validation Dice is better than that of new patients.",
+        "class lesion: none of the 2 training cases has it: it is trained to be absent, and the model will not find it.",
+    ]  # fmt: skip
+    caplog.clear()
+    prepare(preprocessed, "all", None, "ldsegPlans", [])
+    assert not caplog.records
 
 
 def test_splits_that_cannot_be_read(preprocessed: Path, results: Path) -> None:

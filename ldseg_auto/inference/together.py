@@ -1,0 +1,66 @@
+"""One preprocessed case by several models at once: each network runs once, whatever is averaged with what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from ldseg_auto.inference.export import Export
+from ldseg_auto.inference.fallback import Way, within_memory
+from ldseg_auto.inference.member import Member
+from ldseg_auto.inference.prediction import Wanted
+from ldseg_auto.preprocessing.store import StoredCase
+from ldseg_auto.preprocessing.streaming import ScoreStream, planes_at_a_time
+
+LABELS = Wanted()
+
+
+def predict_together(
+    members: Sequence[Member], cases: Sequence[StoredCase], name: str, groups: Sequence[Sequence[int]], samples: int, seed: int
+) -> list[np.ndarray]:
+    """Label indices `(z, y, x)` int16 on the image's own grid, one map per group; the networks' memory is bounded as in the predictor.
+
+    Args:
+        members: models that fit together (model_folder.check_together).
+        cases: the case as each member's configuration has it.
+        name: of the case; names the noise.
+        groups: members whose draws are averaged, by their numbers.
+        samples, seed: as Predictor.
+    """
+
+    def attempt(way: Way) -> list[np.ndarray]:
+        return _attempt([m.adapted(way) for m in members], cases, name, groups, samples, seed)
+
+    return within_memory([m.window for m in members], name, attempt)[0]
+
+
+def _attempt(
+    members: Sequence[Member], cases: Sequence[StoredCase], name: str, groups: Sequence[Sequence[int]], samples: int, seed: int
+) -> list[np.ndarray]:
+    labels = members[0].folder.description.labels
+    with ExitStack() as closing_last:
+        streams = []
+        for member, case in zip(members, cases, strict=True):
+            draws = member.draws(name, seed, samples)
+            planes = member.window.planes(member.models, case.image[:], draws)
+            closing_last.callback(planes.close)
+            scores = (p - np.float32(0.5) for p in planes) if draws.regions else planes
+            volumes, of = (len(member.models) * len(draws.numbers), labels.num_heads), case.properties
+            streams.append(ScoreStream(scores, volumes, of.preprocessed_shape, of.cropped_shape, of.separate_axis))
+        exports = [
+            Export(
+                labels, cases[g[0]].properties, members[g[0]].folder.plans.transpose_forward, sum(streams[m].volumes[0] for m in g), LABELS
+            )
+            for g in groups
+        ]  # fmt: skip
+        count = planes_at_a_time(streams)
+        for start in range(0, len(streams[0]), count):
+            stop = min(start + count, len(streams[0]))
+            parts = [stream.part(start, stop) for stream in streams]
+            for export, group in zip(exports, groups, strict=True):
+                export.slab(slice(start, stop), [parts[m] for m in group])
+        for stream in streams:
+            stream.finish()
+        return [export.finish().indices for export in exports]

@@ -1,0 +1,235 @@
+"""The processes (ranks) that train one model together, and what they tell each other; Lightning Fabric starts and connects them.
+
+Any number of ranks computes what one does, up to rounding:
+
+- Batch i is a function of (seed, i); rank r makes the samples r, r + N, ... of it.
+- What is drawn at random is drawn for the whole batch, by every rank from the same seed; each takes the rows of its own samples.
+- A loss is a function of sums over the batch, and the sums go over all ranks (`Ranks.total`). So the ranks' gradients add up to the
+  gradient of the whole batch's loss; the latent's statistics, inside the network, are gathered with their gradient (`Ranks.stacked`).
+
+DistributedDataParallel is not used: it averages gradients of losses that are means over equal parts, and it interleaves its messages
+with the order in which gradients become ready. Here ranks hold uneven parts, and which layers a rank uses depends on what its samples
+are chosen for, so that the order differs between ranks. The gradients are added up in one message after the backward pass instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import nn
+
+from ldseg_auto.errors import InputError, LostRank
+from ldseg_auto.training.stop import Stop, check
+
+LONGEST_WAIT = timedelta(hours=2)  # for another rank: one may still predict a large case when the others are done
+LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|process group|\[c10d", re.IGNORECASE)
+
+
+class Together(DDPStrategy):
+    """Fabric's processes without its wrapper around the network (see this module's text for the reason)."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        """The module as it is."""
+        return module
+
+
+def make_fabric(device: torch.device, precision: str, devices: int = 1, nodes: int = 1) -> Fabric:
+    """Fabric for `devices` processes on each of `nodes` machines; `launch` connects them.
+
+    Raises:
+        InputError: this machine has fewer devices, or what started this process (torchrun, SLURM) says otherwise.
+    """
+    if devices * nodes == 1:
+        return Fabric(accelerator=device.type, devices=1, precision=precision)  # type: ignore[arg-type]
+    _check_devices(device, devices)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # plain numbers need not wait for the GPU
+    strategy = Together(process_group_backend=backend, timeout=LONGEST_WAIT)
+    try:
+        return Fabric(accelerator=device.type, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as cause:
+        raise InputError(f"--devices {devices} --num-nodes {nodes} does not work here: {cause}") from cause
+
+
+def rank_of(device: torch.device, devices: int, nodes: int) -> int:
+    """This process's rank, known before the processes are connected; raises as `make_fabric`."""
+    return 0 if devices * nodes == 1 else make_fabric(device, "32-true", devices, nodes).global_rank
+
+
+def _check_devices(device: torch.device, devices: int) -> None:
+    if device.type == "mps" and devices > 1:
+        raise InputError(f"--devices {devices}: a machine with MPS has one device. Leave --devices out, or use --device cpu.")
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        what = f"--devices {devices}: this process sees {torch.cuda.device_count()} GPUs"
+        raise InputError(f"{what}. Ask for fewer; under SLURM, give every task all GPUs of its node (no --gpus-per-task, no --gpu-bind).")
+
+
+def launch(fabric: Fabric, batch_size: int) -> Ranks:
+    """Connects the processes; returns when all are there.
+
+    Raises:
+        InputError: fewer samples in a batch than ranks, or not as many processes as torchrun or SLURM say.
+        LostRank: they do not find each other.
+    """
+    if batch_size < fabric.world_size:
+        what = f"batch_size {batch_size} is smaller than the {fabric.world_size} devices that share it"
+        raise InputError(f"{what}: use fewer devices, or --set batch_size={fabric.world_size} or more.")
+    if fabric.world_size > 1:
+        try:
+            fabric.launch()
+        except ValueError as cause:
+            raise InputError(str(cause)) from cause
+        except (RuntimeError, OSError) as cause:
+            raise LostRank(f"the {fabric.world_size} processes of this training did not find each other: {cause}") from cause
+    return Ranks(fabric)
+
+
+class Ranks:
+    """This process among those that train one model; without `fabric`, or with one process, it is alone and each method a formality."""
+
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        self.rank: int = 0 if fabric is None else fabric.global_rank
+        self.size: int = 1 if fabric is None else fabric.world_size
+        self._fabric = fabric
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone writes files and messages."""
+        return self.rank == 0
+
+    def mine(self, count: int) -> range:
+        """Which of `count` samples, patches or cases are this rank's."""
+        return range(self.rank, count, self.size)
+
+    def held(self, own: int, batch: int) -> Held:
+        """The samples of a batch of `batch` samples that this rank holds, `own` in number (alone: all that there are)."""
+        return Held(torch.arange(own), own) if self.size == 1 else Held(torch.tensor(self.mine(batch)), batch)
+
+    def stacked(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` of every rank, `(ranks, *x.shape)`; the gradient goes back to the rank that each came from.
+
+        Either all ranks differentiate it or none: they meet again in the backward pass.
+        """
+        return x[None] if self._alone else self._fabric.strategy.all_gather(x, sync_grads=True)  # type: ignore[union-attr]
+
+    def total(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of `x` over ranks. Its gradient is that of the own part only: added up over ranks, gradients are those of the sum."""
+        if self._alone:
+            return x
+        summed = self._fabric.strategy.all_gather(x.detach()).sum(0)  # type: ignore[union-attr]
+        return summed + (x - x.detach())
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces every gradient by its sum over ranks; None where no rank has one, as with one process."""
+        if self._alone:
+            return
+        wanted = [p for p in parameters if p.requires_grad]
+        used = torch.tensor([float(p.grad is not None) for p in wanted], device=wanted[0].device)
+        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in wanted]
+        flat = torch.cat([*parts, used])
+        torch.distributed.all_reduce(flat)  # Fabric's own would wait for all GPUs first
+        used = flat[-len(wanted) :].tolist()
+        for p, total, ranks in zip(wanted, flat.split([*(p.numel() for p in wanted), len(wanted)]), used, strict=False):
+            p.grad = total.view_as(p).clone() if ranks else None
+
+    def numbers(self, *values: float) -> torch.Tensor:
+        """`(ranks, values)` float64 on the CPU: what every rank says."""
+        own = torch.tensor(values, dtype=torch.float64)
+        return own[None] if self._alone else self._fabric.strategy.all_gather(own)  # type: ignore[union-attr]
+
+    def agree(self, stop: bool, *seconds: float) -> tuple[bool, list[float]]:
+        """Whether any rank is to stop, and rank 0's `seconds`: ranks that went by their own clocks would part ways."""
+        said = self.numbers(float(stop), *seconds)
+        return bool(said[:, 0].any()), said[0, 1:].tolist()
+
+    def told(self, content: Any) -> Any:
+        """Rank 0's `content`, plain JSON values; what the others pass does not matter."""
+        return self.gathered(content if self.first else None)[0]
+
+    def gathered(self, content: Any) -> list[Any]:
+        """`content` (plain JSON values, NaN allowed) of every rank, in the order of ranks."""
+        if self._alone:
+            return [content]
+        own = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+        lengths = [int(n) for n in self.numbers(len(own))[:, 0]]
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(own)] = own
+        rows = self._fabric.strategy.all_gather(padded)  # type: ignore[union-attr]
+        return [json.loads(bytes(row[:n].numpy())) for row, n in zip(rows, lengths, strict=True)]
+
+    @contextlib.contextmanager
+    def explained(self, stop: Stop) -> Iterator[None]:
+        """Turns what torch raises when another rank is gone into a message.
+
+        Raises:
+            LostRank: it is gone.
+            Stopped: where `stop` says so; then the other rank has stopped, too.
+        """
+        try:
+            yield
+        except RuntimeError as cause:
+            if self._alone or not (isinstance(cause, torch.distributed.DistError) or LOST.search(str(cause))):
+                raise
+            check(stop)
+            what = f"rank {self.rank} of {self.size} has lost another process of this training"
+            raise LostRank(f"{what} ({str(cause).splitlines()[0]}). Correct what ended it, then use --continue.") from cause
+
+    def leave(self) -> None:
+        """Ends the connection, when all is done."""
+        if not self._alone:
+            torch.distributed.destroy_process_group()
+
+    @property
+    def _alone(self) -> bool:
+        return self.size == 1
+
+
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Places in a batch, or in a part of one, whose samples this rank holds: `rows` (n,) ascending, of `size` places."""
+
+    rows: torch.Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def shuffled(self, order: torch.Tensor) -> tuple[Held, torch.Tensor]:
+        """After the batch is put into `order` (size,): the new places, and which of the held samples is at each, (n,)."""
+        places = torch.isin(order, self.rows).nonzero()[:, 0]
+        return Held(places, self.size), torch.searchsorted(self.rows, order[places])
+
+    def within(self, first: int, last: int) -> tuple[slice, Held]:
+        """The held samples at places first ... last - 1: where they are among those held, and their places in that part."""
+        start, stop = int((self.rows < first).sum()), int((self.rows < last).sum())
+        return slice(start, stop), Held(self.rows[start:stop] - first, last - first)
+
+    def find(self, places: torch.Tensor) -> torch.Tensor:
+        """Those of `places` that are held, in their order, as numbers among the samples held."""
+        return torch.searchsorted(self.rows, places[torch.isin(places, self.rows)])
+
+    def twice(self) -> Held:
+        """The part followed by itself."""
+        return Held(torch.cat([self.rows, self.rows + self.size]), 2 * self.size)
+
+    def randn(self, like: torch.Tensor) -> torch.Tensor:
+        """Standard normal noise for `like` `(n, ...)`, drawn for all places of the part."""
+        return self._own(torch.randn((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device))
+
+    def rand(self, device: torch.device) -> torch.Tensor:
+        """`(n,)` uniform in [0, 1), likewise."""
+        return self._own(torch.rand(self.size, device=device))
+
+    def _own(self, drawn: torch.Tensor) -> torch.Tensor:
+        return drawn if len(self) == self.size else drawn[self.rows.to(drawn.device)]
