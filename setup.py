@@ -56,7 +56,10 @@ setup(
         "dask": ["distributed>=2024.8.0"],
         "wandb": ["wandb>=0.17.9"],
         "mlflow": ["mlflow-skinny>=2.17.2", "sqlalchemy>=2.0", "alembic>=1.13"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "setuptools>=70.1", "distributed>=2024.8.0", "batchgenerators>=0.25"],
+        "test": [
+            "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "setuptools>=70.1", "batchgenerators>=0.25",
+            "distributed>=2024.8.0",
+        ],
     },
     entry_points={"console_scripts": [f"ldseg_{c} = ldseg_auto.cli.{MODULES.get(c, c)}:main" for c in COMMANDS]},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,8 +31,12 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny networks are many times slower on two threads than on one where other work shares the cores."""
+    """Tiny networks are many times slower on two threads than on one where other work shares the cores.
+
+    The processes that tests start are given one, too: sums over more threads differ in their last bits.
+    """
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

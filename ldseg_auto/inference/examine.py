@@ -12,6 +12,7 @@ import torch
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.calibration import Reliability, near_foreground, reliability_of
 from ldseg_auto.evaluation.cut import Cut, cut
+from ldseg_auto.inference.fallback import Way, adapted, within_memory
 from ldseg_auto.inference.model_folder import ModelFolder, load_network, measured_steps
 from ldseg_auto.inference.noise import sample_numbers
 from ldseg_auto.inference.window import Draws, SlidingWindow
@@ -57,7 +58,13 @@ class Examiner:
         numbers = tuple(sample_numbers(configuration, self.steps, 1))
         draws = Draws(case, seed, self.steps, numbers, labels.has_regions)
         image, truths = stored.image[:], stored.labels[:].astype(np.int16)
-        predicted, confidence = _collect(self.window, self._network[1], image, draws, labels)
+        network = self._network[1]
+
+        def attempt(way: Way) -> tuple[np.ndarray, np.ndarray]:
+            (chosen,), window = adapted(way, [network], self.window, configuration)
+            return _collect(window, chosen, image, draws, labels)
+
+        (predicted, confidence), _ = within_memory([self.window], case, attempt)
         found = _reliability(predicted, confidence, truths[0], labels)
         transpose = self.model.plans.transpose_backward
         across = stored.properties.spacing[self.model.plans.transpose_forward[0]]  # of slices, which 2d does not resample

@@ -72,6 +72,17 @@ def out_of_memory(cause: BaseException) -> bool:
     return isinstance(cause, RuntimeError) and any(text in str(cause) for text in ("_STATUS_ALLOC_FAILED", "out of memory"))
 
 
+def adapted(
+    way: Way, models: Sequence[LDSeg], window: SlidingWindow, configuration: Configuration
+) -> tuple[tuple[LDSeg, ...], SlidingWindow]:  # fmt: skip
+    """Networks and window, to be run in this way."""
+    if way == "planned":
+        return tuple(models), window
+    if way == "float32":
+        return tuple(models), window_in_float32(window)
+    return models_on_cpu(models, configuration), window_on_cpu(window)
+
+
 def models_on_cpu(models: Sequence[LDSeg], configuration: Configuration) -> tuple[LDSeg, ...]:
     """Copies of networks; those on the accelerator stay where they are."""
     twins = []

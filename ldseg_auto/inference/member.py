@@ -8,7 +8,7 @@ import torch
 
 from ldseg_auto.evaluation.predicted_dice import PredictedDice
 from ldseg_auto.inference.device import inference_type
-from ldseg_auto.inference.fallback import Way, models_on_cpu, window_in_float32, window_on_cpu
+from ldseg_auto.inference.fallback import Way, adapted
 from ldseg_auto.inference.kernels import use_onednn
 from ldseg_auto.inference.model_folder import ModelFolder, load_network, measured_steps, predicted_dice
 from ldseg_auto.inference.noise import sample_numbers
@@ -42,11 +42,8 @@ class Member:
 
     def adapted(self, way: Way) -> Member:
         """The same, run in another way, beside this one."""
-        if way == "planned":
-            return self
-        if way == "float32":
-            return replace(self, window=window_in_float32(self.window))
-        return replace(self, models=models_on_cpu(self.models, self.folder.configuration), window=window_on_cpu(self.window))
+        models, window = adapted(way, self.models, self.window, self.folder.configuration)
+        return replace(self, models=models, window=window)
 
     def draws(self, case: str, seed: int, samples: int) -> Draws:
         """What is drawn of a case."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from ldseg_auto.errors import InputError
 from ldseg_auto.files import hash_file
 from ldseg_auto.inference.device import choose_device
 from ldseg_auto.inference.export import Export, Maps, values_of
-from ldseg_auto.inference.fallback import Way, within_memory
+from ldseg_auto.inference.fallback import Way, out_of_memory, within_memory
 from ldseg_auto.inference.folder import CaseStatus, FolderTask, predict_folder
 from ldseg_auto.inference.inputs import Input, Prepared, Source, case_of, load, prepare
 from ldseg_auto.inference.member import DEFAULT, Member, Options, load_member
@@ -33,6 +34,7 @@ from ldseg_auto.progress import Progress, silent
 
 __all__ = ["CaseStatus", "Extras", "Input", "Options", "Predictor", "Wanted"]
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 LARGE = 2**26  # voxels of an image from which on the next one is not read meanwhile
 LABELS = Wanted()
 NO_EXTRAS = Extras()
@@ -92,7 +94,14 @@ class Predictor:
             raise InputError("no model folder was named; expected one or more.")
         chosen = choose_device(device)
         samples = folders[0].configuration.sampling.samples if samples is None else samples
-        members = [load_member(folder, chosen, steps, samples, tile_batch, options) for folder in folders]
+        try:
+            members = [load_member(folder, chosen, steps, samples, tile_batch, options) for folder in folders]
+        except RuntimeError as cause:
+            if chosen.type == "cpu" or not out_of_memory(cause):
+                raise
+            logger.warning("%s has no memory for the networks: everything is predicted on the CPU.", chosen)
+            chosen = torch.device("cpu")
+            members = [load_member(folder, chosen, steps, samples, tile_batch, options) for folder in folders]
         return cls(members, chosen, samples, seed)
 
     @property

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from ldseg_auto.errors import LdsegError
 from ldseg_auto.inference.device import choose_device, training_precision
+from ldseg_auto.inference.fallback import out_of_memory
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training import checkpoint
+from ldseg_auto.training.connect import launch, make_fabric, rank_of
 from ldseg_auto.training.finish import final_validation, measure_method
 from ldseg_auto.training.lock import fold_lock, remove_leftovers
 from ldseg_auto.training.loop import Trainer
@@ -18,7 +22,6 @@ from ldseg_auto.training.options import Options
 from ldseg_auto.training.overlays import overlays
 from ldseg_auto.training.prepare import Prepared, batches, prepare, read_plans, statistics_patches, validation_patches
 from ldseg_auto.training.pretrained import begin
-from ldseg_auto.training.ranks import launch, make_fabric, rank_of
 from ldseg_auto.training.record import check_siblings, last_checkpoint, say_where, write_record
 from ldseg_auto.training.settings import check_settings
 from ldseg_auto.training.state import Limits
@@ -59,7 +62,7 @@ def train_fold(
         if first:
             remove_leftovers(folder)
         prepared, trainer, limits = _begin(preprocessed, folder, fold, planned, options, chosen)
-        with trainer.ranks.explained(stop):
+        with trainer.ranks.explained(stop), _memory(prepared):
             began = begin(options.pretrained, (trainer.model, trainer.ema.model), prepared, folder if options.resume else None)
             if first:
                 write_record(folder, prepared, fold, trainer.seed, chosen, began, trainer.ranks.size)
@@ -105,6 +108,22 @@ def _run(prepared: Prepared, trainer: Trainer, limits: Limits, options: Options,
         chosen_steps = measure_method(prepared, trainer, Interruptible(patches, stop))
         if options.validate:
             final_validation(prepared, trainer, chosen_steps, interruptible(progress, stop))
+
+
+@contextlib.contextmanager
+def _memory(prepared: Prepared) -> Iterator[None]:
+    """Turns the want of GPU memory into advice; raises LdsegError."""
+    try:
+        yield
+    except RuntimeError as cause:
+        if not out_of_memory(cause):
+            raise
+        configuration = prepared.configuration
+        what = f"batch_size {configuration.batch_size} of patch_size {list(configuration.patch_size)} does not fit the GPU's free memory"
+        raise LdsegError(
+            f"{what} ({configuration.memory_gib:.1f} GiB are planned): end what else runs there (nvidia-smi shows it), plan for a smaller "
+            "card with ldseg_plan --gpu-memory, or use --set batch_size."
+        ) from cause
 
 
 def _trainer(prepared: Prepared, folder: Path, device: torch.device, options: Options) -> Trainer:

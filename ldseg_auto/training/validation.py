@@ -14,12 +14,13 @@ from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.evaluate import evaluate_case
 from ldseg_auto.evaluation.predicted_dice import Evidence, Pair
 from ldseg_auto.inference.export import Export, Maps
+from ldseg_auto.inference.fallback import Way, adapted, within_memory
 from ldseg_auto.inference.noise import sample_numbers
 from ldseg_auto.inference.prediction import Wanted
 from ldseg_auto.inference.window import Draws, SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration, Plans
-from ldseg_auto.preprocessing.store import Properties, load_case, load_reference
+from ldseg_auto.preprocessing.store import Properties, StoredCase, load_case, load_reference
 from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training.ranks import ALONE, Ranks
@@ -48,8 +49,13 @@ def validate_cases(
     mine = [identifiers[i] for i in ranks.mine(len(identifiers))]
     for identifier in progress(mine, "validation", total=len(mine)):
         case = load_case(folder / configuration.data_identifier, identifier)
-        planes = window.planes([model], case.image[:], Draws(identifier, seed, steps, numbers, labels.has_regions))
-        maps = _export(planes, case.properties, plans, labels, samples)
+        draws = Draws(identifier, seed, steps, numbers, labels.has_regions)
+
+        def attempt(way: Way, case: StoredCase = case, draws: Draws = draws) -> Maps:
+            models, its_window = adapted(way, [model], window, configuration)
+            return _export(its_window.planes(models, case.image[:], draws), case.properties, plans, labels, samples)
+
+        maps, _ = within_memory([window], identifier, attempt)
         reference, spacing = load_reference(folder / "gt_segmentations", identifier)
         who = case.properties.raters or range(len(reference))
         cases[identifier] = {

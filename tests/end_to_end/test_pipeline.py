@@ -91,7 +91,7 @@ def predicted(trained: Any, inputs: Path) -> Path:
 
 def test_model_folder_is_complete(trained):
     model = trained.model(TOY, "3d_fullres")
-    assert {p.name for p in model.iterdir()} == {"plans.json", "dataset.json", "dataset_fingerprint.json", "fold_0"}
+    assert {p.name for p in model.iterdir()} == {"plans.json", "dataset.json", "dataset_fingerprint.json", "report.html", "fold_0"}
     files = {str(p.relative_to(model / "fold_0")) for p in (model / "fold_0").rglob("*") if p.is_file()}
     kinds = {f"checkpoint_{k}.pth" for k in ("final", "best", "latest")}
     assert files == kinds | {

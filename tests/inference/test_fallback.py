@@ -134,3 +134,26 @@ def test_float16_out_of_range_is_float32(
     assert (tmp_path / "out" / "toy_001.nii.gz").read_bytes() == (tmp_path / "float32" / "toy_001.nii.gz").read_bytes()
     with pytest.raises(NotFinite):
         within_memory([window], "a", lambda way: (_ for _ in ()).throw(NotFinite("no numbers")))
+
+
+def test_networks_that_find_no_memory_are_on_the_cpu(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ldseg_auto.inference import predictor as module
+
+    run(Predictor.from_folder(model, device="cpu"), images, tmp_path / "cpu")
+    real = module.load_member
+
+    def load(folder: Any, device: torch.device, *more: Any) -> Any:
+        if device.type == "cuda":
+            raise torch.cuda.OutOfMemoryError(FULL)
+        return real(folder, device, *more)
+
+    monkeypatch.setattr(module, "load_member", load)
+    monkeypatch.setattr(module, "choose_device", lambda name: torch.device("cuda"))
+    predictor = Predictor.from_folder(model)
+    assert predictor.device.type == "cpu" and caplog.messages == [
+        "cuda has no memory for the networks: everything is predicted on the CPU."
+    ]
+    run(predictor, images, tmp_path / "out")
+    assert (tmp_path / "out" / "toy_001.nii.gz").read_bytes() == (tmp_path / "cpu" / "toy_001.nii.gz").read_bytes()

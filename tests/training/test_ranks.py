@@ -27,9 +27,10 @@ from ldseg_auto.planners.method import Method, preset
 from ldseg_auto.planners.plans import Configuration
 from ldseg_auto.progress import silent
 from ldseg_auto.training.batches import Batches
+from ldseg_auto.training.connect import _check_devices, launch, make_fabric
 from ldseg_auto.training.loop import Trainer
 from ldseg_auto.training.objective import Objective
-from ldseg_auto.training.ranks import ALONE, Held, Ranks, _check_devices, launch, make_fabric
+from ldseg_auto.training.ranks import ALONE, Held, Ranks
 from ldseg_auto.training.state import Limits
 from ldseg_auto.training.stop import never
 

@@ -9,19 +9,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ldseg_auto.errors import InputError, ModelError
+from ldseg_auto.errors import InputError, LdsegError, ModelError
 from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice
 from ldseg_auto.inference.model_folder import load_network, read_model_folder
+from ldseg_auto.inference.window import NotFinite, SlidingWindow
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Intensities, Plans
 from ldseg_auto.preprocessing.store import load_case, save_reference
 from ldseg_auto.training import checkpoint
 from ldseg_auto.training.finish import planned_ceilings
+from ldseg_auto.training.loop import Trainer
 from ldseg_auto.training.options import Options
 from ldseg_auto.training.prepare import prepare, statistics_patches, validation_patches
 from ldseg_auto.training.run import train_fold
@@ -322,3 +325,31 @@ def test_a_bare_machine_trains_and_validates(preprocessed: Path, results: Path) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert np.isfinite(json.loads((results / "Dataset001_Toy/ldsegPlans__3d/fold_0/validation/summary.json").read_text())["mean"])
+
+
+def test_too_little_memory_on_the_gpu_comes_with_advice(preprocessed: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*args: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    with pytest.raises(LdsegError, match=r"batch_size 2 of patch_size \[.*does not fit the GPU's free memory .*--gpu-memory, or use --set"):
+        train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu"))
+
+
+def test_a_validation_case_out_of_float16_is_float32(preprocessed: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, whose windows are float16: the case is predicted once more, and the figures are those of float32."""
+    expected = train_fold(preprocessed, results / "a", 0, Options(settings=FAST, device="cpu"))
+    real, types = SlidingWindow.planes, []
+
+    def planes(self: SlidingWindow, *args: Any) -> Any:
+        types.append(self.type)
+        if self.type == torch.float16:
+            raise NotFinite("no numbers")
+        yield from real(self, *args)
+
+    monkeypatch.setattr("ldseg_auto.inference.window.inference_type", lambda *_: torch.float16)
+    monkeypatch.setattr(SlidingWindow, "planes", planes)
+    found = train_fold(preprocessed, results / "b", 0, Options(settings=FAST, device="cpu"))
+    assert types[:2] == [torch.float16, torch.float32]
+    summaries = [json.loads((fold / "validation" / "summary.json").read_text()) for fold in (expected, found)]
+    assert summaries[0] == summaries[1]
