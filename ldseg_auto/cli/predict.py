@@ -80,7 +80,7 @@ def build() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="what networks compute in (default: auto, bf16 on a GPU and float32 elsewhere)",
+        help="what networks compute in (default: auto, float16 on a CUDA GPU and float32 elsewhere)",
     )
     parser.add_argument("--compile", action="store_true", help="compile the networks with torch.compile first")
     parser.add_argument("--deterministic", action="store_true", help="the same bits in each run on a GPU too (a CPU's always are); slower")

@@ -259,9 +259,7 @@ class Predictor:
         """Networks and export, within the device's memory, and notes about that."""
         with self._lock:
             self._check_open()
-            return within_memory(
-                [m.window for m in self.members], prepared.case, lambda way: self._attempt(way, prepared, wanted, stops)
-            )
+            return within_memory([m.window for m in self.members], prepared.case, lambda way: self._attempt(way, prepared, wanted, stops))
 
     def _attempt(self, way: Way, prepared: Prepared, wanted: Wanted, stops: Sequence[threading.Event]) -> Maps:
         """The next planes are computed while the last ones are exported.

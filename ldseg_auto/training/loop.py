@@ -85,9 +85,7 @@ class Trainer:
         """The weights being trained."""
         return self.objective.model
 
-    def fit(
-        self, batches: Batches, patches: Patches, statistics: Patches, limits: Limits, progress: Progress, stop: Stop = never
-    ) -> None:
+    def fit(self, batches: Batches, patches: Patches, statistics: Patches, limits: Limits, progress: Progress, stop: Stop = never) -> None:
         """Trains until `limits`, from where the state is; writes latest, previous, best and final checkpoints.
 
         Validation and writing count into the time budget.

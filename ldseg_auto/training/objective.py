@@ -82,9 +82,7 @@ class Objective(nn.Module):
             *(("reconstruction",) if parts.reconstruction_weight and parts.reconstruction_share else ()),
         ]
 
-    def _regress(
-        self, z0: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int
-    ) -> Losses:
+    def _regress(self, z0: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int) -> Losses:
         """Denoises one latent per sample, the first `pure` of them from t = 1: segmentation of the decoded guess, and its error."""
         zt, out, error = self._denoised(z0, valid, condition, part, pure)
         logits = self._decode(zt - out if self.parts.prediction == "eps" else out, self._disturbed(condition, part), onehot)

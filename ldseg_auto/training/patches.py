@@ -58,9 +58,7 @@ def predicted_masks(logits: torch.Tensor, labels: LabelSpec) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def patch_dice(
-    model: LDSeg, patches: Patches, labels: LabelSpec, steps: int, device: torch.device, ranks: Ranks = ALONE
-) -> np.ndarray:
+def patch_dice(model: LDSeg, patches: Patches, labels: LabelSpec, steps: int, device: torch.device, ranks: Ranks = ALONE) -> np.ndarray:
     """Pseudo-Dice per foreground head of one draw, as one sample is predicted; noise is fixed by the patch's number.
 
     Here and below, `ranks` share the patches.
@@ -77,9 +75,7 @@ def patch_dice(
 
 
 @torch.inference_mode()
-def reconstruction_dice(
-    model: LDSeg, patches: Patches, labels: LabelSpec, device: torch.device, ranks: Ranks = ALONE
-) -> dict[str, float]:
+def reconstruction_dice(model: LDSeg, patches: Patches, labels: LabelSpec, device: torch.device, ranks: Ranks = ALONE) -> dict[str, float]:
     """Dice per class of the label autoencoder with the image switched off (gate G0)."""
     overlap, table = Overlap(labels), torch.from_numpy(labels.table)
     for i in ranks.mine(len(patches)):
