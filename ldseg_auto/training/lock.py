@@ -52,8 +52,8 @@ def fold_lock(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the half-written files that a killed process left in `folder`; its lock must be held."""
-    for path in folder.glob(".tmp_*"):
+    """Removes the half-written files that a killed process left in `folder` and below; its lock must be held."""
+    for path in folder.rglob(".tmp_*"):
         path.unlink(missing_ok=True)
 
 

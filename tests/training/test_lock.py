@@ -133,7 +133,8 @@ print(taken)
 
 
 def test_leftovers_of_a_killed_process(tmp_path: Path) -> None:
-    for name in (".tmp_x_checkpoint_latest.pth", "checkpoint_latest.pth"):
+    (tmp_path / "overlays").mkdir()
+    for name in (".tmp_x_checkpoint_latest.pth", "checkpoint_latest.pth", "overlays/.tmp_x_epoch_0004.png", "overlays/epoch_0002.png"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_latest.pth"]
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"checkpoint_latest.pth", "epoch_0002.png"}
