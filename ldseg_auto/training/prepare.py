@@ -125,6 +125,7 @@ def _read_splits(path: Path) -> object:
 
 
 def batches(prepared: Prepared, seed: int, length: int) -> Batches:
+    """`length` batches of the training cases, augmented as planned."""
     configuration = prepared.configuration
     cases = prepared.folder / configuration.data_identifier
     chosen = centres(configuration.training, prepared.description.labels)

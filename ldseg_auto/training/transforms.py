@@ -164,7 +164,6 @@ def resample(image: torch.Tensor, label: torch.Tensor, affine: np.ndarray | None
     """
     grid = _grid(affine, image.shape[1:], patch, image.device)
     classes = [c for c in present(label) if c]
-    groups = [classes[i : i + LABELS_AT_ONCE] for i in range(0, len(classes), LABELS_AT_ONCE)] or [[]]
     groups = [classes[i : i + LABELS_AT_ONCE] for i in range(0, len(classes), LABELS_AT_ONCE)]
     winner = torch.zeros(tuple(patch), dtype=torch.int64, device=label.device)
     first = [image] if not groups else [image, *_indicators(label, groups[0])]
