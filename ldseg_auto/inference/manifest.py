@@ -29,6 +29,12 @@ class CaseStatus:
     seconds: float
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The settings by which two manifests are not of one run. Kinds of device have their own precision, and round anyway."""
+    allowed = {*MAY_DIFFER, *(() if one.get("device") == other.get("device") else ("precision",))}
+    return [k for k in {**other, **one} if k not in allowed and one.get(k) != other.get(k)]
+
+
 def part_suffix(part: tuple[int, int]) -> str:
     """What the names of a part's manifest and tables end in, so that parts can share a folder: `_1of4`, or nothing for 1/1."""
     return "" if part[1] == 1 else f"_{part[0]}of{part[1]}"
@@ -59,15 +65,14 @@ class Manifest:
         cases, continued = earlier.get("cases"), earlier.get("continued", [])
         if not isinstance(cases, dict) or not isinstance(continued, list):
             raise InputError(f"{self.path} is no manifest of ldseg_predict. Predict into another folder.")
-        names = [k for k in {**self.content, **earlier} if k not in MAY_DIFFER]
-        different = [f"{k} (then {earlier.get(k)}, now {self.content.get(k)})" for k in names if earlier.get(k) != self.content.get(k)]
+        different = [f"{k} (then {earlier.get(k)}, now {self.content.get(k)})" for k in differing(earlier, self.content)]
         if different:
             raise InputError(
                 f"{self.path} was written with another model or other settings: {'; '.join(different)}. "
                 "Continue with the same ones, or predict into another folder."
             )
         now = {k: self.content.get(k) for k in ("torch", "python", "device")}
-        first = {k: earlier.get(k) for k in MAY_DIFFER[:4] if k in earlier}
+        first = {k: earlier.get(k) for k in (*MAY_DIFFER[:4], "precision") if k in earlier}
         self.content |= {**first, "cases": cases, "continued": [*continued, {**now, "cases_before": len(cases)}]}
 
     def finished(self, case: Case) -> bool:

@@ -16,7 +16,7 @@ from ldseg_auto.data.cases import Case
 from ldseg_auto.errors import InputError
 from ldseg_auto.files import read_json, write_json
 from ldseg_auto.inference.folder import select_part
-from ldseg_auto.inference.manifest import MAY_DIFFER, part_suffix
+from ldseg_auto.inference.manifest import differing, part_suffix
 from ldseg_auto.inference.outputs import read_predictions, write_predictions
 
 MANIFEST = re.compile(r"manifest_([1-9]\d*)of([1-9]\d*)\.json")
@@ -97,8 +97,7 @@ def _check(output: Path, records: Sequence[Mapping[str, Any]]) -> None:
         if not isinstance(record.get("cases"), dict) or not isinstance(record.get("continued"), list):
             raise InputError(f"{output} holds a manifest that ldseg_predict did not write (part {record.get('part')}). Use another folder.")
     for first, record in itertools.product(records[:1], records[1:]):
-        names = [k for k in {**first, **record} if k not in (*MAY_DIFFER, "part")]
-        different = [f"{k} ({first.get(k)} and {record.get(k)})" for k in names if first.get(k) != record.get(k)]
+        different = [f"{k} ({first.get(k)} and {record.get(k)})" for k in differing(first, record) if k != "part"]
         if different:
             raise InputError(f"{output} holds parts that were predicted differently: {'; '.join(different)}. Predict into another folder.")
 

@@ -16,7 +16,7 @@ from ldseg_auto.errors import InputError
 from ldseg_auto.files import hash_file, write_json
 from ldseg_auto.inference.folder import FolderTask, remove_temporary
 from ldseg_auto.inference.outputs import Extras
-from ldseg_auto.inference.predictor import Predictor
+from ldseg_auto.inference.predictor import Options, Predictor
 
 Files = dict[str, bytes]
 
@@ -124,6 +124,18 @@ def test_other_settings_are_refused(
     with pytest.raises(InputError, match=r"manifest\.json was written with another model or other settings: " + message):
         go_on(other, images, tmp_path / "out", **predicting)
     assert {**files(tmp_path / "out"), "": (tmp_path / "out" / "manifest.json").read_bytes()} == before
+
+
+def test_another_kind_of_device_may_go_on_in_its_own_precision(predictor: Predictor, model: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predictor.predict_folder(images, out)
+    half = Predictor.from_folder(model, device="cpu", options=Options(precision="bf16"))
+    with pytest.raises(InputError, match=r"other settings: precision \(then float32, now bfloat16\)"):
+        go_on(half, images, out)
+    content = manifest_of(out)
+    write_json(out / "manifest.json", {**content, "device": "cuda", "precision": "float16"})
+    assert go_on(predictor, images, out) == "kkk"
+    assert [manifest_of(out)[k] for k in ("device", "precision")] == ["cuda", "float16"]
 
 
 def test_another_model_is_refused_and_another_tile_batch_is_not(predictor: Predictor, model: Path, images: Path, tmp_path: Path) -> None:
