@@ -57,7 +57,12 @@ setup(
         "wandb": ["wandb>=0.17.9"],
         "mlflow": ["mlflow-skinny>=2.17.2", "sqlalchemy>=2.0", "alembic>=1.13"],
         "test": [
-            "pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "mypy>=1.13", "setuptools>=70.1", "batchgenerators>=0.25",
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.13",
+            "setuptools>=70.1",
+            "batchgenerators>=0.25",
             "distributed>=2024.8.0",
         ],
     },

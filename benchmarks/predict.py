@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/predict.py --rounds 2                        Hippocampus, 3d_fullres, 60 cases (8 minutes on two cores)
     .venv/bin/python benchmarks/predict.py --rounds 1 --cases 10             a try
     .venv/bin/python benchmarks/predict.py --device cuda                     on a GPU
+    .venv/bin/python benchmarks/predict.py --device cuda --repeat 3          the same on volumes of 27 times as many voxels
     .venv/bin/python benchmarks/predict.py --volume 25 --volume 104          peak memory on 512 x 512 x 700 voxels, 25 and 104 classes
 
 Both tools plan the dataset; nnU-Net's 3d_fullres patch and features per stage are given to our plans (they are ours already, usually).
@@ -57,12 +58,18 @@ torch.save({"network_weights": network.state_dict(), "trainer_name": "nnUNetTrai
 """
 
 
-def copy_images(source: Path, target: Path, number: int) -> Path:
-    """A folder with the first `number` images of another."""
+def copy_images(source: Path, target: Path, number: int, repeat: int) -> Path:
+    """A folder with the first `number` images of another, each `repeat` times side by side along every axis."""
+    import SimpleITK as sitk
+
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.nii.gz"))[:number]:
-        shutil.copy(path, target / path.name)
+        if repeat == 1:
+            shutil.copy(path, target / path.name)
+        else:
+            image = sitk.ReadImage(str(path))
+            sitk.WriteImage(sitk.WrapPad(image, [0] * 3, [(repeat - 1) * n for n in image.GetSize()]), str(target / path.name))
     return target
 
 
@@ -146,7 +153,7 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[str, list[Measurement]]]
         raw_root(args) / HIPPOCAMPUS / "imagesTr",
         {n: str(args.work) for n in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
     )
-    folders = {size: copy_images(source, args.work / f"images_{size}", n) for size, n in (("few", FEW), ("all", args.cases))}
+    folders = {size: copy_images(source, args.work / f"images_{size}", n, args.repeat) for size, n in (("few", FEW), ("all", args.cases))}
     for number, size in product(range(args.rounds), folders):
         for name, command in commands(args, folders[size], args.work / "predicted", theirs, ours).items():
             shutil.rmtree(args.work / "predicted", ignore_errors=True)
@@ -156,7 +163,7 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[str, list[Measurement]]]
     return measured
 
 
-def report(measured: dict[str, dict[str, list[Measurement]]], cases: int) -> str:
+def report(measured: dict[str, dict[str, list[Measurement]]], cases: int, repeat: int) -> str:
     """The Markdown table, with ratios to both runs of nnU-Net."""
     whole = {name: statistics.median(m.seconds for m in of["all"]) for name, of in measured.items()}
     start = {name: statistics.median(m.seconds for m in of["few"]) for name, of in measured.items()}
@@ -175,7 +182,8 @@ def report(measured: dict[str, dict[str, list[Measurement]]], cases: int) -> str
     further = (
         f"A further sample costs {(two - one) / one:.0%} of the first case time (2 samples), {(five - one) / 4 / one:.0%} (5 samples)."
     )
-    return f"Hippocampus, {CONFIGURATION}, {cases} cases\n\n" + table(header, rows) + f"\n\n{further}"
+    larger = f" of {repeat}^3 times the voxels" if repeat > 1 else ""
+    return f"Hippocampus, {CONFIGURATION}, {cases} cases{larger}\n\n" + table(header, rows) + f"\n\n{further}"
 
 
 def volume_model(args: argparse.Namespace, classes: int) -> tuple[Path, Path]:
@@ -230,6 +238,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("benchmarks/output/predict"), help="folder for models, predictions and logs")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each command (default: 2)")
     parser.add_argument("--cases", type=int, default=60, help="default: 60")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="images N times side by side along each axis (default: 1)")
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile too")
     parser.add_argument("--volume", type=int, action="append", metavar="CLASSES", help="one large volume with so many classes instead")
@@ -264,7 +273,7 @@ def main() -> None:
         "nnunet": versions(nnunet_environment() / "python", PACKAGES),
         "ours": versions(OURS / "python", PACKAGES),
     }
-    write_report(args.output, "predict", report(measured, args.cases), content | {"measured": measured})
+    write_report(args.output, "predict", report(measured, args.cases, args.repeat), content | {"measured": measured})
 
 
 if __name__ == "__main__":

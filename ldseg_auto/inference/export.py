@@ -7,7 +7,7 @@ and linear resampling gives no class more than it had in the planes that it come
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +58,8 @@ class Export:
         self._box, self._transpose = slices(properties.box), tuple(transpose)
 
     def run(self, streams: Sequence[ScoreStream]) -> Maps:
-        """Takes the streams to their end; every draw of every stream counts the same. Scores of regions are probabilities less 0.5."""
-        count = planes_at_a_time(streams)
-        for start in range(0, len(streams[0]), count):
-            stop = min(start + count, len(streams[0]))
-            self.slab(slice(start, stop), [stream.part(start, stop) for stream in streams])
-        for stream in streams:
-            stream.finish()
-        return self.finish()
+        """Takes the streams (of `stream_of`) to their end; every draw of every stream counts the same."""
+        return run_together([self], [range(len(streams))], streams)[0]
 
     def finish(self) -> Maps:
         """After the last slab."""
@@ -115,6 +109,26 @@ class Export:
     def _put(self, volume: np.ndarray, planes: slice, values: np.ndarray | int) -> None:
         """Writes planes of the crop, in the networks' axes, into a canonical volume (z, y, x)."""
         volume.transpose(self._transpose)[self._box][planes] = values
+
+
+def stream_of(planes: Iterable[np.ndarray], draws: int, labels: LabelSpec, properties: Properties) -> ScoreStream:
+    """The window's probabilities `(draws, heads, planes, y, x)` as scores on the image's grid; those of regions less 0.5."""
+    scores = (p - np.float32(0.5) for p in planes) if labels.has_regions else iter(planes)
+    sizes = properties.preprocessed_shape, properties.cropped_shape, properties.separate_axis
+    return ScoreStream(scores, (draws, labels.num_heads), *sizes)
+
+
+def run_together(exports: Sequence[Export], groups: Sequence[Sequence[int]], streams: Sequence[ScoreStream]) -> list[Maps]:
+    """Takes the streams to their end once, each export those of its group, by their numbers."""
+    count = planes_at_a_time(streams)
+    for start in range(0, len(streams[0]), count):
+        stop = min(start + count, len(streams[0]))
+        parts = [stream.part(start, stop) for stream in streams]
+        for export, group in zip(exports, groups, strict=True):
+            export.slab(slice(start, stop), [parts[number] for number in group])
+    for stream in streams:
+        stream.finish()
+    return [export.finish() for export in exports]
 
 
 class _Assigned:

@@ -78,9 +78,12 @@ def adapted(
     """Networks and window, to be run in this way."""
     if way == "planned":
         return tuple(models), window
+    twin = copy.copy(window)
     if way == "float32":
-        return tuple(models), window_in_float32(window)
-    return models_on_cpu(models, configuration), window_on_cpu(window)
+        twin.type = torch.float32
+        return tuple(models), twin
+    twin.device, twin.tile_batch, twin.type = CPU, 1, inference_type(CPU)  # tiles one by one, see SlidingWindow
+    return models_on_cpu(models, configuration), twin
 
 
 def models_on_cpu(models: Sequence[LDSeg], configuration: Configuration) -> tuple[LDSeg, ...]:
@@ -91,17 +94,3 @@ def models_on_cpu(models: Sequence[LDSeg], configuration: Configuration) -> tupl
         twin.load_state_dict(model.state_dict())
         twins.append(twin.eval().requires_grad_(False))
     return tuple(twins)
-
-
-def window_on_cpu(window: SlidingWindow) -> SlidingWindow:
-    """The same window for the CPU: tiles one by one, in float32."""
-    twin = copy.copy(window)
-    twin.device, twin.tile_batch, twin.type = CPU, 1, inference_type(CPU)
-    return twin
-
-
-def window_in_float32(window: SlidingWindow) -> SlidingWindow:
-    """The same window on its device, without autocast."""
-    twin = copy.copy(window)
-    twin.type = torch.float32
-    return twin

@@ -50,6 +50,10 @@ class Member:
         numbers = sample_numbers(self.folder.configuration, self.steps, samples)
         return Draws(case, seed, self.steps, tuple(numbers), self.folder.description.labels.has_regions)
 
+    def volumes(self, draws: Draws) -> int:
+        """How many volumes of probabilities the window gives: one per network and sample."""
+        return len(self.models) * len(draws.numbers)
+
 
 def load_member(
     folder: ModelFolder, device: torch.device, steps: int | None, samples: int, tile_batch: int | None = None, options: Options = DEFAULT

@@ -19,7 +19,7 @@ from ldseg_auto.data.dataset import Description
 from ldseg_auto.errors import InputError
 from ldseg_auto.files import hash_file
 from ldseg_auto.inference.device import choose_device
-from ldseg_auto.inference.export import Export, Maps, values_of
+from ldseg_auto.inference.export import Export, Maps, stream_of, values_of
 from ldseg_auto.inference.fallback import Way, out_of_memory, within_memory
 from ldseg_auto.inference.folder import CaseStatus, FolderTask, predict_folder
 from ldseg_auto.inference.inputs import Input, Prepared, Source, case_of, load, prepare
@@ -29,7 +29,6 @@ from ldseg_auto.inference.outputs import Extras
 from ldseg_auto.inference.postprocess import Rule, clean, with_mask
 from ldseg_auto.inference.prediction import Prediction, Wanted
 from ldseg_auto.planners.serialise import to_dict
-from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
 
 __all__ = ["CaseStatus", "Extras", "Input", "Options", "Predictor", "Wanted"]
@@ -268,19 +267,16 @@ class Predictor:
         than a small case does.
         """
         failed, members, pool = threading.Event(), [m.adapted(way) for m in self.members], self._networks
+        labels, transpose = self.description.labels, self.folder.plans.transpose_forward
         with ExitStack() as ending:
-            streams, total = [], 0
+            streams = []
             for member, (grid, properties) in zip(members, prepared.grids, strict=True):
                 draws = member.draws(prepared.case, self.seed, self.samples)
                 planes = member.window.planes(member.models, grid, draws, failed, *stops)
                 ending.callback(_close_in, pool, planes)
-                volumes = (len(member.models) * len(draws.numbers), member.folder.description.labels.num_heads)
-                scores = (p - np.float32(0.5) for p in _ahead(planes, pool)) if draws.regions else _ahead(planes, pool)
-                streams.append(
-                    ScoreStream(scores, volumes, properties.preprocessed_shape, properties.cropped_shape, properties.separate_axis)
-                )
-                total += volumes[0]
-            export = Export(self.description.labels, prepared.grids[0][1], self.folder.plans.transpose_forward, total, wanted)
+                streams.append(stream_of(_ahead(planes, pool), member.volumes(draws), labels, properties))
+            total = sum(stream.volumes[0] for stream in streams)
+            export = Export(labels, prepared.grids[0][1], transpose, total, wanted)
             try:
                 return export.run(streams)
             finally:

@@ -7,12 +7,11 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from ldseg_auto.inference.export import Export
+from ldseg_auto.inference.export import Export, run_together, stream_of
 from ldseg_auto.inference.fallback import Way, within_memory
 from ldseg_auto.inference.member import Member
 from ldseg_auto.inference.prediction import Wanted
 from ldseg_auto.preprocessing.store import StoredCase
-from ldseg_auto.preprocessing.streaming import ScoreStream, planes_at_a_time
 
 LABELS = Wanted()
 
@@ -39,28 +38,14 @@ def predict_together(
 def _attempt(
     members: Sequence[Member], cases: Sequence[StoredCase], name: str, groups: Sequence[Sequence[int]], samples: int, seed: int
 ) -> list[np.ndarray]:
-    labels = members[0].folder.description.labels
+    labels, transpose = members[0].folder.description.labels, members[0].folder.plans.transpose_forward
     with ExitStack() as closing_last:
         streams = []
         for member, case in zip(members, cases, strict=True):
             draws = member.draws(name, seed, samples)
             planes = member.window.planes(member.models, case.image[:], draws)
             closing_last.callback(planes.close)
-            scores = (p - np.float32(0.5) for p in planes) if draws.regions else planes
-            volumes, of = (len(member.models) * len(draws.numbers), labels.num_heads), case.properties
-            streams.append(ScoreStream(scores, volumes, of.preprocessed_shape, of.cropped_shape, of.separate_axis))
-        exports = [
-            Export(
-                labels, cases[g[0]].properties, members[g[0]].folder.plans.transpose_forward, sum(streams[m].volumes[0] for m in g), LABELS
-            )
-            for g in groups
-        ]  # fmt: skip
-        count = planes_at_a_time(streams)
-        for start in range(0, len(streams[0]), count):
-            stop = min(start + count, len(streams[0]))
-            parts = [stream.part(start, stop) for stream in streams]
-            for export, group in zip(exports, groups, strict=True):
-                export.slab(slice(start, stop), [parts[m] for m in group])
-        for stream in streams:
-            stream.finish()
-        return [export.finish().indices for export in exports]
+            streams.append(stream_of(planes, member.volumes(draws), labels, case.properties))
+        sizes = [sum(streams[m].volumes[0] for m in group) for group in groups]
+        exports = [Export(labels, cases[g[0]].properties, transpose, size, LABELS) for g, size in zip(groups, sizes, strict=True)]
+        return [maps.indices for maps in run_together(exports, groups, streams)]

@@ -13,7 +13,7 @@ import torch
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.evaluate import evaluate_case
 from ldseg_auto.evaluation.predicted_dice import Evidence, Pair
-from ldseg_auto.inference.export import Export, Maps
+from ldseg_auto.inference.export import Export, Maps, stream_of
 from ldseg_auto.inference.fallback import Way, adapted, within_memory
 from ldseg_auto.inference.noise import sample_numbers
 from ldseg_auto.inference.prediction import Wanted
@@ -21,7 +21,6 @@ from ldseg_auto.inference.window import Draws, SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration, Plans
 from ldseg_auto.preprocessing.store import Properties, StoredCase, load_case, load_reference
-from ldseg_auto.preprocessing.streaming import ScoreStream
 from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training.ranks import ALONE, Ranks
 
@@ -69,9 +68,7 @@ def validate_cases(
 
 def _export(planes: Iterator[np.ndarray], properties: Properties, plans: Plans, labels: LabelSpec, samples: int) -> Maps:
     """Label indices and score of the probabilities `(samples, heads, planes, y, x)`, some planes at a time."""
-    scores = (p - np.float32(0.5) for p in planes) if labels.has_regions else planes
-    sizes = properties.preprocessed_shape, properties.cropped_shape, properties.separate_axis
-    stream = ScoreStream(scores, (samples, labels.num_heads), *sizes)
+    stream = stream_of(planes, samples, labels, properties)
     return Export(labels, properties, plans.transpose_forward, samples, Wanted()).run([stream])
 
 
