@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,38 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, atomically; not-a-number is refused (it is not JSON)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+class Encoded:
+    """Texts of named values, each made once: for files of many entries that are written anew after every one.
+
+    Args:
+        encode: (name, value) -> text.
+    """
+
+    def __init__(self, encode: Callable[[str, Any], str]) -> None:
+        self._encode = encode
+        self._made: dict[str, tuple[Any, str]] = {}
+
+    def __call__(self, values: Mapping[str, Any]) -> list[str]:
+        """The texts in the order of `values`; one is made where the name is new or its value another object than last time."""
+        for name, value in values.items():
+            if name not in self._made or self._made[name][0] is not value:
+                self._made[name] = value, self._encode(name, value)
+        return [self._made[name][1] for name in values]
+
+
+def json_member(name: str, value: Any) -> str:
+    """A member of an object that is itself a member of a JSON file, as `write_json` indents it."""
+    text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n    ")
+    return f"    {json.dumps(name)}: {text}"
+
+
+def write_json_members(path: Path, content: Mapping[str, Any], key: str, members: Sequence[str]) -> None:
+    """As `write_json` of `content` with a last entry `key`, whose members are texts of `json_member` already."""
+    start = json.dumps({**content, key: {}}, indent=2, allow_nan=False).removesuffix("{}\n}")
+    inside = ",\n".join(members)
+    write_text(path, start + (f"{{\n{inside}\n  }}" if members else "{}") + "\n}\n")
 
 
 def read_json(path: Path, error: type[InputError] = InputError) -> dict[str, Any]:

@@ -10,7 +10,17 @@ import stat
 import pytest
 
 from ldseg_auto.errors import DatasetError, InputError
-from ldseg_auto.files import atomic_path, hash_file, hash_json, read_json, write_json, write_text
+from ldseg_auto.files import (
+    Encoded,
+    atomic_path,
+    hash_file,
+    hash_json,
+    json_member,
+    read_json,
+    write_json,
+    write_json_members,
+    write_text,
+)
 
 
 def test_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -62,6 +72,39 @@ def test_json_round_trip_and_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert read_json(tmp_path / "a.json") == content
+
+
+MEMBERS = {
+    "one": {"a": [1, {"b": None}], 'ä "quoted"': "line\nline", "empty": {}, "list": []},
+    'two "2"': 2.5,
+    "three": [],
+    "umlaut ö": "x",
+}
+
+
+@pytest.mark.parametrize("members", [MEMBERS, {}, {"one": {}}])
+@pytest.mark.parametrize("content", [{"first": {"nested": [1, 2]}, "second": {}}, {"only": None}, {}])
+def test_members_written_from_their_texts_give_the_same_file(tmp_path, content, members):
+    write_json(tmp_path / "whole.json", {**content, "cases": members})
+    write_json_members(tmp_path / "members.json", content, "cases", Encoded(json_member)(members))
+    assert (tmp_path / "members.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_a_member_that_is_no_json_is_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Encoded(json_member)({"a": float("nan")})
+
+
+def test_each_value_is_turned_into_text_once():
+    made = []
+    encoded = Encoded(lambda name, value: made.append(name) or f"{name}={value}")
+    values = {}
+    for number in range(50):
+        values[f"v{number}"] = [number]
+        assert encoded(values) == [f"{name}={value}" for name, value in values.items()]
+    assert made == list(values)
+    values["v7"] = [7]  # equal, and yet another object
+    assert encoded({k: values[k] for k in ("v9", "v7")}) == ["v9=[9]", "v7=[7]"] and made[50:] == ["v7"]
 
 
 @pytest.mark.parametrize(

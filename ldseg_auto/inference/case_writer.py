@@ -11,7 +11,7 @@ from ldseg_auto.data.description import Description
 from ldseg_auto.data.endings import TIFF, label_ending
 from ldseg_auto.data.image_io import read_image, write_label
 from ldseg_auto.errors import InputError
-from ldseg_auto.inference.outputs import Extras, case_record, read_predictions, write_extras, write_predictions
+from ldseg_auto.inference.outputs import Extras, PredictionTable, case_record, read_predictions, write_extras
 from ldseg_auto.inference.prediction import Prediction
 from ldseg_auto.inference.preview import preview_png
 
@@ -39,8 +39,7 @@ class CaseWriter:
         if flag_below is not None and not 0 <= flag_below <= 1:
             raise InputError(f"--flag-below {flag_below}: expected a Dice from 0 to 1.")
         self.output, self.description, self.extras, self.flag_below = output, description, extras, flag_below
-        self.suffix = suffix
-        self.about = {"flag_below": flag_below, **about}
+        self._table = PredictionTable(output, {"flag_below": flag_below, **about}, suffix)
         self.cases = read_predictions(output, suffix) if keep else {}
 
     def write(self, case: Case, prediction: Prediction) -> list[Path]:
@@ -69,4 +68,4 @@ class CaseWriter:
 
     def write_table(self) -> None:
         """Writes predictions.json and predictions.csv."""
-        write_predictions(self.output, self.cases, self.about, self.suffix)
+        self._table.write(self.cases)

@@ -14,7 +14,7 @@ import ldseg_auto
 from ldseg_auto.data.cases import Case
 from ldseg_auto.data.endings import TIFF, ending_of
 from ldseg_auto.errors import InputError
-from ldseg_auto.files import hash_file, read_json, write_json
+from ldseg_auto.files import Encoded, hash_file, json_member, read_json, write_json_members
 
 MAY_DIFFER = ("torch", "python", "device", "tile_batch", "expected", "continued", "cases")  # between a run and its continuation
 
@@ -41,7 +41,7 @@ def part_suffix(part: tuple[int, int]) -> str:
 
 
 class Manifest:
-    """A manifest file, written anew and at once after each case.
+    """A manifest file, written anew and at once after each case, which is turned into text once.
 
     Args:
         path: of the file.
@@ -50,6 +50,7 @@ class Manifest:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
+        self._members = Encoded(json_member)
         self.content: dict[str, Any] = {
             "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(),
             **settings, "continued": [], "cases": {},
@@ -100,7 +101,8 @@ class Manifest:
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        write_json(self.path, self.content)
+        content = {k: v for k, v in self.content.items() if k != "cases"}
+        write_json_members(self.path, content, "cases", self._members(self.content["cases"]))
 
 
 def hash_inputs(case: Case) -> dict[str, str]:

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ldseg_auto.data.geometry import Geometry
 from ldseg_auto.data.image_io import write_image, write_label
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.errors import InputError
-from ldseg_auto.files import atomic_path, read_json, write_json, write_text
+from ldseg_auto.files import Encoded, atomic_path, json_member, read_json, write_json_members, write_text
 from ldseg_auto.inference.case_score import CaseScore
 from ldseg_auto.inference.prediction import Prediction, Wanted
 
@@ -33,6 +33,7 @@ SLOPE = 112  # byte of scl_slope and scl_inter in a NIfTI-1 header
 LEVEL = 1  # of deflate: probabilities shrink little more at higher ones
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time in .npz files, so that the same arrays give the same bytes
 LOW, UNKNOWN = "low", "unknown"  # flags
+COLUMNS = ("case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "draws", "unit", "foreground")
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,23 @@ def case_record(score: CaseScore, flag_below: float | None = None) -> dict[str, 
     }  # fmt: skip
 
 
-def write_predictions(output: Path, cases: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any], suffix: str = "") -> None:
-    """Writes predictions.json and predictions.csv into `output`: a case each, by name, so that neither depends on the order of the work.
+class PredictionTable:
+    """predictions.json and predictions.csv of a folder, written anew after each case: a case is turned into text once.
 
     Args:
-        cases: case -> `case_record`.
         about: what else the JSON says, such as the threshold of the flags and how far predicted Dice is off.
         suffix: of the file names, for a part.
     """
-    ordered = {name: cases[name] for name in sorted(cases)}
-    write_json(output / f"predictions{suffix}.json", {**about, "cases": ordered})
-    write_text(output / f"predictions{suffix}.csv", to_csv(ordered))
+
+    def __init__(self, output: Path, about: Mapping[str, Any], suffix: str = "") -> None:
+        self.output, self.about, self.suffix = output, about, suffix
+        self._members, self._lines = Encoded(json_member), Encoded(csv_line)
+
+    def write(self, cases: Mapping[str, Mapping[str, Any]]) -> None:
+        """A case (`case_record`) each, by name, so that neither file depends on the order of the work."""
+        ordered = {name: cases[name] for name in sorted(cases)}
+        write_json_members(self.output / f"predictions{self.suffix}.json", self.about, "cases", self._members(ordered))
+        write_text(self.output / f"predictions{self.suffix}.csv", csv_header(ordered) + "".join(self._lines(ordered)))
 
 
 def read_predictions(output: Path, suffix: str = "") -> dict[str, dict[str, Any]]:
@@ -203,17 +210,19 @@ def read_predictions(output: Path, suffix: str = "") -> dict[str, dict[str, Any]
     return cases
 
 
-def to_csv(cases: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per case; what has no value is empty. Columns: the case's figures, then for each class its volume with interval."""
-    columns = ["case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "draws", "unit", "foreground"]
+def csv_header(cases: Mapping[str, Mapping[str, Any]]) -> str:
+    """First line of predictions.csv: the case's figures, then for each class its volume with interval."""
     names = list(next(iter(cases.values()))["volumes"]) if cases else []
-    fields = columns + [f"volume_{name}{end}" for name in names for end in ("", "_low", "_high")]
+    return _csv([*COLUMNS, *(f"volume_{name}{end}" for name in names for end in ("", "_low", "_high"))])
+
+
+def csv_line(case: str, record: Mapping[str, Any]) -> str:
+    """A case's line of predictions.csv; what has no value is empty."""
+    sizes = [of[k] for of in record["volumes"].values() for k in ("mask", "low", "high")]
+    return _csv([case, *(record.get(k) for k in COLUMNS[1:]), *sizes])
+
+
+def _csv(values: Sequence[Any]) -> str:
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fields, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for case, record in cases.items():
-        row = {"case": case, **{k: "" if v is None else v for k, v in record.items()}}
-        for name, sizes in record["volumes"].items():
-            row |= {f"volume_{name}": sizes["mask"], f"volume_{name}_low": sizes["low"], f"volume_{name}_high": sizes["high"]}
-        writer.writerow(row)
+    csv.writer(stream, lineterminator="\n").writerow(values)
     return stream.getvalue()

@@ -17,7 +17,7 @@ from ldseg_auto.errors import InputError
 from ldseg_auto.files import read_json, write_json
 from ldseg_auto.inference.folder import select_part
 from ldseg_auto.inference.manifest import differing, part_suffix
-from ldseg_auto.inference.outputs import read_predictions, write_predictions
+from ldseg_auto.inference.outputs import PredictionTable, read_predictions
 
 MANIFEST = re.compile(r"manifest_([1-9]\d*)of([1-9]\d*)\.json")
 MACHINE = ("torch", "python", "device")  # of which the parts may have several
@@ -50,12 +50,12 @@ def deal(output: Path, cases: Sequence[Case], count: int) -> None:
         names = [c.identifier for c in select_part(cases, (number, count))]
         suffix, own = part_suffix((number, count)), {"part": f"{number}/{count}", "expected": len(names), "continued": []}
         if about:
-            write_predictions(output, _only(tables, names), about, suffix)
+            PredictionTable(output, about, suffix).write(_only(tables, names))
         write_json(output / f"manifest{suffix}.json", {**whole, **own, "cases": _only(whole["cases"], names)})
     left = whole["cases"].keys() - {c.identifier for c in cases}
     write_json(output / "manifest.json", {**whole, "cases": _only(whole["cases"], sorted(left))})
     if about:
-        write_predictions(output, _only(tables, left), about)
+        PredictionTable(output, about).write(_only(tables, left))
 
 
 def gather(output: Path, expected: int | None = None) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def gather(output: Path, expected: int | None = None) -> dict[str, Any]:
         sources = [s for s in ["", *found] if (output / f"predictions{s}.json").exists()]
         if sources:
             tables = {name: case for s in sources for name, case in read_predictions(output, s).items()}
-            write_predictions(output, tables, _about(output, sources[-1]))
+            PredictionTable(output, _about(output, sources[-1])).write(tables)
         write_json(output / "manifest.json", whole)
     for suffix in found:
         _remove(output, suffix)

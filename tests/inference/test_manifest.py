@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ldseg_auto.files import hash_file
-from ldseg_auto.inference.manifest import part_suffix
+from ldseg_auto.data.cases import Case
+from ldseg_auto.files import hash_file, write_json
+from ldseg_auto.inference.manifest import CaseStatus, Manifest, part_suffix
 from ldseg_auto.inference.predictor import Predictor
 
 
@@ -33,3 +34,22 @@ def test_sidecars_of_tiff_are_inputs_and_outputs(make_dataset: Callable, make_mo
 @pytest.mark.parametrize(("part", "suffix"), [((1, 1), ""), ((1, 4), "_1of4"), ((12, 12), "_12of12")])
 def test_names_of_parts(part: tuple[int, int], suffix: str) -> None:
     assert part_suffix(part) == suffix
+
+
+def test_the_file_is_the_content_after_each_case(tmp_path: Path) -> None:
+    """Also after cases were taken out, and one came again with another record."""
+    manifest = Manifest(tmp_path / "manifest.json", {"seed": 1})
+
+    def check() -> None:
+        write_json(tmp_path / "expected.json", manifest.content)
+        assert (tmp_path / "manifest.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+
+    manifest.save()
+    check()
+    for name, status in (("b", "done"), ("a", "failed"), ("c", "done"), ("a", "done")):
+        manifest.add(Case(name, ()), CaseStatus(name, status, "", 1.5), [], ["note"])
+        check()
+    assert list(manifest.content["cases"]) == ["b", "a", "c"] and manifest.content["cases"]["a"]["status"] == "done"
+    manifest.forget({"b"})
+    manifest.save()
+    check()

@@ -18,13 +18,13 @@ from ldseg_auto.errors import InputError
 from ldseg_auto.inference.case_score import CaseScore, Volume
 from ldseg_auto.inference.outputs import (
     Extras,
+    PredictionTable,
     case_record,
+    csv_header,
     head_names,
     read_predictions,
-    to_csv,
     write_extras,
     write_npz,
-    write_predictions,
 )  # fmt: skip
 from ldseg_auto.inference.prediction import Prediction, Wanted
 
@@ -171,7 +171,7 @@ def test_flags(dice: float | None, below: float | None, flag: str) -> None:
 def test_the_table_is_by_name_and_has_stable_columns(tmp_path: Path) -> None:
     single = CaseScore(1, None, 0.95, {n: Volume(2.0, 2.0, 2.0, 2.0) for n in LABELS.foreground_names}, 4.0)
     cases = {"b": case_record(SCORE, 0.9), "a": case_record(single, 0.9)}
-    write_predictions(tmp_path, cases, {"flag_below": 0.9})
+    PredictionTable(tmp_path, {"flag_below": 0.9}).write(cases)
     with open(tmp_path / "predictions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = ["case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "draws", "unit", "foreground"]
@@ -188,7 +188,7 @@ def test_the_table_is_by_name_and_has_stable_columns(tmp_path: Path) -> None:
 
 def test_no_cases_and_damage(tmp_path: Path) -> None:
     assert read_predictions(tmp_path) == {}
-    assert to_csv({}).startswith("case,predicted_dice,")
+    assert csv_header({}).startswith("case,predicted_dice,")
     (tmp_path / "predictions.json").write_text('{"cases": 3}')
     with pytest.raises(InputError, match="cases = 3: expected an object"):
         read_predictions(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from ldseg_auto.data.cases import Case
 from ldseg_auto.errors import InputError
 from ldseg_auto.files import write_json
-from ldseg_auto.inference.outputs import write_predictions
+from ldseg_auto.inference.outputs import PredictionTable
 from ldseg_auto.inference.parts import clear, deal, gather, suffixes
 
 NAMES = [f"case_{i:02d}" for i in range(7)]
@@ -30,7 +30,7 @@ def record(output: Path, suffix: str, names: list[str], **more: Any) -> None:
     cases = {n: {"identifier": n, "status": "done", "seconds": 1.0, "outputs": {f"{n}.nii.gz": "abc"}} for n in names}
     content = {**SETTINGS, "part": "1/1", "expected": len(names), "continued": [], "cases": cases, **more}
     write_json(output / f"manifest{suffix}.json", content)
-    write_predictions(output, {n: table_row(float(n[-2:])) for n in names}, ABOUT, suffix)
+    PredictionTable(output, ABOUT, suffix).write({n: table_row(float(n[-2:])) for n in names})
 
 
 def files(output: Path) -> dict[str, bytes]:
