@@ -47,12 +47,14 @@ CHAIN = {  # from paper to auto, one change on top of the other
     "alive": ALIVE,
     "first-step": ("method.pure_noise=1", "method.later_steps=1", "method.dice_weight=1"),
     "gate": ("method.signal_gate=true",),
+    "block-code": ("method.block_code=true",),
 }
 WITHOUT = {  # auto less one part
     "no-recycling": ("method.recycling=0",),
     "no-later-steps": ("method.later_steps=0", "method.recycling=0"),
     "skip-dropout": ("method.skip_dropout=0.3",),
     "no-gate": ("method.signal_gate=false",),
+    "no-block-code": ("method.block_code=false",),
     "no-skip-noise": ("method.skip_noise=0",),
     "no-reconstruction": ("method.reconstruction_weight=0",),
     "no-stop-gradient": ("method.stop_gradient=false",),

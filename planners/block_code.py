@@ -132,10 +132,13 @@ def thinned(blocks: Blocks, rng: np.random.Generator) -> Blocks:
 
 @dataclass(frozen=True)
 class Code:
-    """A linear code: `mean` (classes, voxels) and orthonormal `components` (k, classes, voxels), leading first."""
+    """A linear code of blocks: `mean` (heads, voxels), orthonormal `components` (k, heads, voxels), leading first, and the `variance` (k,)
+    of their coefficients. `encode` and `decode` are for heads that are the classes, one-hot.
+    """
 
     mean: np.ndarray
     components: np.ndarray
+    variance: np.ndarray
 
     def encode(self, blocks: np.ndarray) -> np.ndarray:
         """Blocks (n, voxels) of indices to coefficients (n, k)."""
@@ -162,22 +165,28 @@ class Code:
         return out
 
 
-def fit(blocks: Blocks, classes: int, components: int) -> Code:
-    """Weighted principal components of the one-hot blocks.
+def fit(blocks: Blocks, table: np.ndarray, components: int) -> Code:
+    """Weighted principal components of the blocks in heads: one-hot classes, or multi-hot regions.
 
     They are found in the space of the blocks (at most some thousand), not of the voxels: with rows x_i of weight w_i (sum 1), mean
     m and centred Gram matrix K_ij = sqrt(w_i w_j) (x_i - m).(x_j - m) with eigenpairs (l, a), a component is
     `sum_i sqrt(w_i) a_i (x_i - m) / sqrt(l)`.
+
+    Args:
+        table: (indices, heads) which heads an index switches on; the unit matrix for classes.
+        components: at most so many; fewer where the blocks have fewer.
     """
     rows, weight = blocks.rows()
     share = weight / weight.sum()
     gram = np.zeros((len(rows), len(rows)), np.float32)
-    mean = np.zeros((classes, rows.shape[1]), np.float32)
-    for c in range(classes):
-        having = np.flatnonzero((rows == c).any(1))
-        onehot = (rows[having] == c).astype(np.float32)
-        gram[np.ix_(having, having)] += onehot @ onehot.T
-        mean[c] = share[having].astype(np.float32) @ onehot
+    heads = table.shape[1]
+    mean = np.zeros((heads, rows.shape[1]), np.float32)
+    for head in range(heads):
+        on = table[:, head] > 0
+        having = np.flatnonzero(on[rows].any(1))
+        hot = on[rows[having]].astype(np.float32)
+        gram[np.ix_(having, having)] += hot @ hot.T
+        mean[head] = share[having].astype(np.float32) @ hot
     centred = gram.astype(np.float64)
     towards_mean = centred @ share
     centred = centred - towards_mean[:, None] - towards_mean[None] + share @ towards_mean
@@ -188,10 +197,10 @@ def fit(blocks: Blocks, classes: int, components: int) -> Code:
     values, vectors = values[keep][::-1], vectors[:, keep][:, ::-1]
     mix = root[:, None] * vectors / np.sqrt(values)[None]
     mix = (mix - share[:, None] * mix.sum(0)[None]).astype(np.float32)
-    out = np.zeros((mix.shape[1], classes, rows.shape[1]), np.float32)
-    for c in range(classes):
-        out[:, c] = mix.T @ (rows == c).astype(np.float32)
-    return Code(mean, out)
+    out = np.zeros((mix.shape[1], heads, rows.shape[1]), np.float32)
+    for head in range(heads):
+        out[:, head] = mix.T @ (table[:, head] > 0)[rows].astype(np.float32)
+    return Code(mean, out, values.astype(np.float32))
 
 
 def ceilings(code: Code, blocks: Blocks, table: np.ndarray, channels: Sequence[int]) -> dict[int, np.ndarray]:

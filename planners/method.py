@@ -23,6 +23,7 @@ class Method:
     skips: bool | None = None  # image features of every stage into the decoder
     denoiser: str | None = None  # unet (image features on each of its grids) | attention (one-channel embedding of the image)
     signal_gate: bool | None = None  # the denoiser reads sqrt(alpha_bar) zt: nothing at t = 1, where zt is noise
+    block_code: bool | None = None  # the label autoencoder begins as the best linear code of the training labels' blocks
     standardisation: str | None = None  # running | sample: where the latent's mean and deviation come from
     stop_gradient: bool | None = None  # nothing of the regression reaches the label encoder through its target
     pure_noise: float | None = None  # share of samples at t = 1
@@ -54,11 +55,13 @@ class Method:
     def resolved(self, variant: str, raters: int) -> Parts:
         """Every part of `variant` on data of so many raters, this object's own values first.
 
-        What one of them rules out goes with it: the gate with diversity, t = 1 with prediction of eps.
+        What one of them rules out goes with it: the gate with diversity, t = 1 with prediction of eps, the block code with integer labels.
         """
         own = {k: v for k, v in asdict(self).items() if v is not None}
         if self.diversity:
             own = {"signal_gate": False, **own}
+        if self.label_input == "integer":
+            own = {"block_code": False, **own}
         if self.prediction == "eps":
             own = {"pure_noise": 0.0, **own}
         return Parts(**{**preset(variant, raters), **own})
@@ -77,6 +80,7 @@ class Parts:
     skips: bool
     denoiser: str
     signal_gate: bool
+    block_code: bool
     standardisation: str
     stop_gradient: bool
     pure_noise: float
@@ -94,14 +98,14 @@ class Parts:
 
 PUBLISHED: Mapping[str, Any] = {
     "prediction": "eps", "label_input": "integer", "skips": False, "denoiser": "attention", "signal_gate": False,
-    "standardisation": "sample",
+    "block_code": False, "standardisation": "sample",
     "stop_gradient": False, "pure_noise": 0.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0,
     "reconstruction_share": 0.0, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 2.0, "input_scale": 1.0,
 }  # fmt: skip
 AUTO: dict[str, Any] = {
     "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
-    "standardisation": "running",
+    "block_code": True, "standardisation": "running",
     "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.5, "recycling": 0.5, "skip_dropout": 0.0,
     "skip_noise": 1.0, "reconstruction_weight": 0.5,
     "reconstruction_share": 0.25, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
@@ -109,7 +113,7 @@ AUTO: dict[str, Any] = {
 
 
 DIRECT: Mapping[str, Any] = AUTO | {
-    "pure_noise": 1.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
+    "block_code": False, "pure_noise": 1.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0, "reconstruction_share": 0.0,
     "regression_weight": 0.0,
 }  # fmt: skip
@@ -137,6 +141,9 @@ def check_method(method: Method, variant: str, raters: int) -> None:
         require(parts.pure_noise > 0, "method.pure_noise", parts.pure_noise, "above 0 with method.diversity, which acts on those samples")
         rule = "false with method.diversity above 0: the first step must read the noise that it draws from"
         require(not parts.signal_gate, "method.signal_gate", parts.signal_gate, rule)
+    if parts.block_code:
+        rule = "false with method.label_input = integer: the code is one of classes or regions"
+        require(parts.label_input == "onehot", "method.block_code", parts.block_code, rule)
     if parts.recycling and variant != "direct":
         needed = parts.pure_noise < 1 or parts.later_steps > 0
         require(needed, "method.recycling", parts.recycling, "0 with method.later_steps = 0 and method.pure_noise = 1: no sample has t < 1")

@@ -140,11 +140,12 @@ def _candidate(cases: Sequence[CaseLabels], factor: tuple[int, ...], labels: Lab
     rng = np.random.default_rng(0)
     names, table = labels.foreground_names, labels.table[: len(labels.values), labels.num_heads - len(labels.foreground_names) :]
     fitted, held = (thinned(joined([c.blocks[factor] for c in half]), rng) for half in (cases[::2], cases[1::2] or cases))
-    code = fit(fitted, len(labels.values), max(CHANNELS))
+    classes = np.eye(len(labels.values))
+    code = fit(fitted, classes, max(CHANNELS))
     dice = ceilings(code, held, table, CHANNELS)
     if any(np.isnan(d).any() for d in dice.values()) or _absent(fitted, table):
         both = thinned(joined([c.blocks[factor] for c in cases]), rng)
-        code = fit(both, len(labels.values), max(CHANNELS))
+        code = fit(both, classes, max(CHANNELS))
         dice = ceilings(code, both, table, CHANNELS)
     curves = {str(k): {n: round(float(v), 5) for n, v in zip(names, d, strict=True) if not np.isnan(v)} for k, d in dice.items()}
     return LatentCandidate(factor, curves, _modes([c.patch for c in cases], code, _three(factor)))

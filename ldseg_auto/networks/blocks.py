@@ -18,6 +18,11 @@ def conv(dimensions: int) -> type[nn.Module]:
     return nn.Conv2d if dimensions == 2 else nn.Conv3d
 
 
+def transposed_conv(dimensions: int) -> type[nn.Module]:
+    """ConvTranspose2d or ConvTranspose3d."""
+    return nn.ConvTranspose2d if dimensions == 2 else nn.ConvTranspose3d
+
+
 def same_conv(dimensions: int, inputs: int, outputs: int, kernel: Sequence[int], bias: bool = True) -> nn.Module:
     """A convolution that keeps the grid; `kernel` odd, per axis."""
     return conv(dimensions)(inputs, outputs, tuple(kernel), padding=tuple(k // 2 for k in kernel), bias=bias)

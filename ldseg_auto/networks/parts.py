@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ldseg_auto.networks.blocks import Attention, TimedBlock, TimeEmbedding, conv, group_norm, image_stage, same_conv
+from ldseg_auto.networks.blocks import Attention, TimedBlock, TimeEmbedding, conv, group_norm, image_stage, same_conv, transposed_conv
 from ldseg_auto.planners.plans import Network
 
 
@@ -86,7 +86,8 @@ class Denoiser(nn.Module):
         self.blocks = nn.ModuleList(TimedBlock(dims, w, w, time) for w in widths)
         self.middle = TimedBlock(dims, widths[-1], widths[-1], time)
         self.attention = Attention(widths[-1]) if attention else nn.Identity()
-        self.up = nn.ModuleList(same_conv(dims, widths[i + 1], widths[i], three) for i in range(len(widths) - 1))
+        transposed = transposed_conv(dims)
+        self.up = nn.ModuleList(transposed(widths[i + 1], widths[i], stride, stride) for i, stride in enumerate(strides[1 : len(widths)]))
         self.merge = nn.ModuleList(TimedBlock(dims, w, w, time) for w in widths[:-1])
         self.exit = nn.Sequential(group_norm(widths[0]), nn.SiLU(), same_conv(dims, widths[0], channels, three))
         nn.init.zeros_(self.exit[-1].weight)  # it starts at the mean of the standardised latent
@@ -107,7 +108,7 @@ class Denoiser(nn.Module):
             levels.append(h)
         h = self.middle(self.attention(h), time)
         for i in reversed(range(len(self.up))):
-            h = self.up[i](F.interpolate(h, size=levels[i].shape[2:], mode="nearest"))
+            h = self.up[i](h)[(..., *map(slice, levels[i].shape[2:]))]  # cut where the level is no multiple of the stride
             h = self.merge[i](h + levels[i], time)
         return self.exit(h)
 
@@ -125,7 +126,7 @@ class LabelDecoder(nn.Module):
         widths = network.features_per_stage[: latent_stage + 1]
         kernels = network.kernel_sizes
         self.entry = same_conv(dims, channels, widths[-1], (3,) * dims)
-        transposed = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
+        transposed = transposed_conv(dims)
         self.up, self.below, self.norm = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i in reversed(range(latent_stage)):
             stride = tuple(network.strides[i + 1])

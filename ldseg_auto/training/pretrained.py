@@ -21,7 +21,7 @@ from ldseg_auto.training.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 IMAGES = "image_encoder."  # what a pretrained model is taken for
-CODE, STATISTICS = "label_encoder", "standardise"  # whose latent the statistics are of
+CODE = ("label_encoder.", "standardise", "decoder.linear")  # how labels become latents and masks again
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ def find_checkpoint(path: Path) -> Path:
 def load_pretrained(path: Path, models: Sequence[nn.Module], prepared: Prepared) -> Pretrained:
     """Copies the EMA weights that fit into all of `models`, which are of one architecture (the trained and the averaged one).
 
-    A layer is transferred whole or not at all: where its weight has another shape, so do new labels or channels, its bias stays too. The
-    latent's statistics go with the label encoder, whose latent they are of. Optimiser, schedule and the EMA's warm-up begin anew.
+    A layer is transferred whole or not at all: where its weight has another shape, so do new labels or channels, its bias stays too. So
+    is the code of labels: label encoder, the latent's statistics and the decoder's linear half fit each other. A model without
+    diffusion has not trained it. Optimiser, schedule and the EMA's warm-up begin anew.
 
     Args:
         path: see `find_checkpoint`.
@@ -82,7 +83,9 @@ def load_pretrained(path: Path, models: Sequence[nn.Module], prepared: Prepared)
     theirs = content.get("ema")
     if not isinstance(theirs, Mapping) or not all(isinstance(value, torch.Tensor) for value in theirs.values()):
         raise ModelError(f"checkpoint {source} holds no weights under 'ema'; it is no checkpoint of ldseg_auto.")
-    transferred, left_out = compare(theirs, models[0])
+    plans = _plans_beside(source)
+    trained = plans is None or plans.configuration().network.variant != "direct" or prepared.configuration.network.variant == "direct"
+    transferred, left_out = compare(theirs, models[0], trained)
     if not any(theirs[name].ndim > 2 for names in transferred.values() for name in names if name.startswith(IMAGES)):
         first = "; ".join(f"{layer}: {reason}" for layer, reason in left_out.items() if layer.startswith(IMAGES))
         raise ModelError(
@@ -125,10 +128,13 @@ def _record(fold: Path) -> dict[str, Any] | None:
     return read_json(path).get("pretrained") if path.exists() else None
 
 
-def compare(theirs: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[dict[str, list[str]], dict[str, str]]:
+def compare(theirs: Mapping[str, torch.Tensor], model: nn.Module, code: bool = True) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Layer -> names of its tensors, for those that fit; layer -> why not, for the others.
 
     A tensor that a model has under two names counts under the first.
+
+    Args:
+        code: whether the code of labels was trained.
     """
     mine = _own(model)
     layers: dict[str, list[str]] = {}
@@ -142,8 +148,12 @@ def compare(theirs: Mapping[str, torch.Tensor], model: nn.Module) -> tuple[dict[
             elif theirs[name].shape != mine[name].shape:
                 there, here = (" x ".join(map(str, tensor.shape)) for tensor in (theirs[name], mine[name]))
                 left_out.setdefault(layer, f"other shape: {there} there, {here} here")
-    if STATISTICS in layers and any(layer.startswith(f"{CODE}.") for layer in left_out):
-        left_out.setdefault(STATISTICS, f"statistics of its {CODE}, which is not transferred whole")
+    of_code = [layer for layer in layers if layer.startswith(CODE)]
+    if not code or any(layer in left_out for layer in of_code):
+        why = (
+            "part of its code of labels, which does not fit as a whole" if code else "part of a code of labels that direct has not trained"
+        )
+        left_out |= {layer: left_out.get(layer, why) for layer in of_code}
     known = set(model.state_dict())
     extra = dict.fromkeys(name.rpartition(".")[0] for name in theirs if name not in known)
     left_out |= {layer: "not in this network" for layer in extra if layer not in layers}

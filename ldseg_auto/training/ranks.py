@@ -95,6 +95,10 @@ class Ranks:
         """Rank 0's `content`, plain JSON values; what the others pass does not matter."""
         return self.gathered(content if self.first else None)[0]
 
+    def first_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Rank 0's `x`; those of the others are of the same shape."""
+        return x if self._alone else self._fabric.strategy.all_gather(x.detach())[0]  # type: ignore[union-attr]
+
     def gathered(self, content: Any) -> list[Any]:
         """`content` (plain JSON values, NaN allowed) of every rank, in the order of ranks."""
         if self._alone:

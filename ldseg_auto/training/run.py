@@ -16,10 +16,12 @@ from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training import checkpoint
 from ldseg_auto.training.connect import launch, make_fabric, rank_of
 from ldseg_auto.training.finish import final_validation, measure_method
+from ldseg_auto.training.label_code import begin_as_block_code
 from ldseg_auto.training.lock import fold_lock, remove_leftovers
 from ldseg_auto.training.loop import Trainer
 from ldseg_auto.training.options import Options
 from ldseg_auto.training.overlays import overlays
+from ldseg_auto.training.patches import Patches
 from ldseg_auto.training.prepare import Prepared, batches, prepare, read_plans, statistics_patches, validation_patches
 from ldseg_auto.training.pretrained import begin
 from ldseg_auto.training.record import check_siblings, last_checkpoint, say_where, write_record
@@ -63,10 +65,13 @@ def train_fold(
             remove_leftovers(folder)
         prepared, trainer, limits = _begin(preprocessed, folder, fold, planned, options, chosen)
         with trainer.ranks.explained(stop), _memory(prepared):
+            statistics = statistics_patches(prepared)
+            if prepared.configuration.parts.block_code and not options.resume:
+                begin_as_block_code((trainer.model, trainer.ema.model), statistics, prepared.description.labels, trainer.ranks)
             began = begin(options.pretrained, (trainer.model, trainer.ema.model), prepared, folder if options.resume else None)
             if first:
                 write_record(folder, prepared, fold, trainer.seed, chosen, began, trainer.ranks.size)
-            _run(prepared, trainer, limits, options, progress, stop)
+            _run(prepared, trainer, statistics, limits, options, progress, stop)
             trainer.ranks.leave()
     return folder
 
@@ -98,13 +103,15 @@ def _begin(
     return prepared, trainer, limits
 
 
-def _run(prepared: Prepared, trainer: Trainer, limits: Limits, options: Options, progress: Progress, stop: Stop) -> None:
+def _run(
+    prepared: Prepared, trainer: Trainer, statistics: Patches, limits: Limits, options: Options, progress: Progress, stop: Stop
+) -> None:  # fmt: skip
     """Iterations, and what follows the last one."""
     patches = validation_patches(prepared)
     folder, first = trainer.folder, trainer.ranks.first
     trainer.overlays = overlays(prepared, folder) if first else None
     with watching(options.log_to if first else (), prepared.plans, folder, trainer.state.rows) as trainer.watchers:
-        trainer.fit(batches(prepared, trainer.seed, limits.iterations), patches, statistics_patches(prepared), limits, progress, stop)
+        trainer.fit(batches(prepared, trainer.seed, limits.iterations), patches, statistics, limits, progress, stop)
         chosen_steps = measure_method(prepared, trainer, Interruptible(patches, stop))
         if options.validate:
             final_validation(prepared, trainer, chosen_steps, interruptible(progress, stop))

@@ -21,29 +21,33 @@ class DenoiserChoice:
 
 
 def receptive_field(strides: Sequence[int]) -> int:
-    """Positions along one axis of the latent grid that reach one output of the denoiser, far from the border.
+    """Positions along one axis of the latent grid that reach one output of the denoiser, far from the border; the fewest of any output.
 
-    Let j_i be the product of the strides from the latent grid down to level i (j_0 = 1), and n the number of levels. A convolution of
-    width 3 on level i widens the field by 2 j_i. There are: entry and exit (level 0); two in each level's block and two more in the
-    middle (level n - 1); for each level i but the last the strided one that leaves it, the one after the enlargement back to it, and two
-    in the block that merges. In all
+    Followed from an output back to the input: a convolution of width 3 reads one position more on either side; a transposed one, which
+    enlarges by s, reads position p // s of the coarser grid; a strided one reads positions s q - 1 to s q + 1 of the finer grid. There
+    are: entry and exit on the latent grid; two convolutions in each level's block, two in the middle; for each level but the last the
+    strided one that leaves it, the transposed one back to it, and two convolutions in the block that merges.
 
-        5 + sum over i of 4 j_i + 4 j_(n-1) + sum over i < n - 1 of 8 j_i
-
-    The field is not centred: it reaches up to j_(n-1) - 1 positions further on one side than on the other.
+    The field is not centred, and outputs differ by where they lie in a position of the coarser grids.
 
     | stride 2, levels | 1 | 2 | 3 | 4 | 5 |
     |---|---|---|---|---|---|
-    | positions | 13 | 33 | 73 | 153 | 313 |
+    | positions | 13 | 31 | 65 | 133 | 269 |
 
     Args:
         strides: along the axis, one for each level; the first (into the latent grid) does not count.
     """
-    at, scales = 1, []
-    for level, stride in enumerate(strides):
-        at = at * stride if level else 1
-        scales.append(at)
-    return 5 + sum(4 * j for j in scales) + 4 * scales[-1] + sum(8 * j for j in scales[:-1])
+    return min(_field(position, strides[1:]) for position in range(prod(strides[1:])))
+
+
+def _field(position: int, strides: Sequence[int]) -> int:
+    low, high = position - 1, position + 1  # exit
+    for stride in strides:
+        low, high = (low - 2) // stride, (high + 2) // stride  # merge, transposed
+    low, high = low - 4, high + 4  # middle, the last level's block
+    for stride in reversed(strides):
+        low, high = low * stride - 3, high * stride + 3  # strided, block
+    return high - low + 3  # entry
 
 
 def choose_denoiser(grid: Sequence[int], strides: Sequence[Sequence[int]]) -> DenoiserChoice:

@@ -34,7 +34,7 @@ def test_sampling_keeps_the_total_weight() -> None:
 
 def test_fit_is_the_weighted_principal_components() -> None:
     blocks = joined([cut(s, (2, 4, 4), 3, 10_000, np.random.default_rng(0)) for s in shapes(np.random.default_rng(1))])
-    code = fit(blocks, 3, 5)
+    code = fit(blocks, np.eye(3), 5)
     rows, weight = blocks.rows()
     onehot = np.eye(3)[rows].transpose(0, 2, 1).reshape(len(rows), -1)  # (n, classes x voxels)
     share = weight / weight.sum()
@@ -50,7 +50,7 @@ def test_fit_is_the_weighted_principal_components() -> None:
 
 def test_ceiling_rises_with_channels_and_ends_at_one() -> None:
     blocks = joined([cut(s, (2, 2, 2), 3, 10_000, np.random.default_rng(0)) for s in shapes(np.random.default_rng(2))])
-    curve = ceilings(fit(blocks, 3, 24), blocks, np.eye(3)[:, 1:], (1, 4, 16, 24))
+    curve = ceilings(fit(blocks, np.eye(3), 24), blocks, np.eye(3)[:, 1:], (1, 4, 16, 24))
     worst = [c.min() for c in curve.values()]
     assert worst == sorted(worst)
     assert worst[-1] == pytest.approx(1, abs=1e-6)  # 8 voxels x 3 classes hold at most 16 dimensions
@@ -59,7 +59,7 @@ def test_ceiling_rises_with_channels_and_ends_at_one() -> None:
 def test_absent_class_is_nan() -> None:
     label = (shapes(np.random.default_rng(3), 1)[0] > 0).astype(np.uint16)
     blocks = cut(label, (4, 4, 4), 3, 1000, np.random.default_rng(0))
-    curve = ceilings(fit(blocks, 3, 8), blocks, np.eye(3)[:, 1:], (8,))
+    curve = ceilings(fit(blocks, np.eye(3), 8), blocks, np.eye(3)[:, 1:], (8,))
     assert np.isnan(curve[8][1]) and curve[8][0] > 0.9
 
 
@@ -125,7 +125,7 @@ def test_ceiling_is_the_dice_of_every_head_voxel_by_voxel() -> None:
     """Regions: a head may hold several classes. Counted block by block, without a confusion matrix."""
     blocks = joined([cut(s, (4, 4, 4), 3, 40, np.random.default_rng(0)) for s in shapes(np.random.default_rng(5))])
     table = np.array([[0, 0], [1, 0], [1, 1]], float)  # whole, core
-    code = fit(blocks, 3, 4)
+    code = fit(blocks, np.eye(3), 4)
     found = ceilings(code, blocks, table, (1, 4))
     rows, weight = blocks.rows()
     for k in (1, 4):

@@ -39,7 +39,11 @@ def test_own_values_come_first_and_the_others_stay(variant: str, name: str) -> N
     value = {**other, "regression_weight": 0.5, "input_scale": 0.5, "diversity": 0.5, "skip_dropout": 0.5}[name]
     assert preset(variant, 1)[name] != value
     # A first step that draws must read the noise; eps says nothing at t = 1.
-    ruled_out = {"diversity": {"signal_gate": False}, "prediction": {"pure_noise": 0.0} if value == "eps" else {}}.get(name, {})
+    ruled_out = {
+        "diversity": {"signal_gate": False},
+        "prediction": {"pure_noise": 0.0} if value == "eps" else {},
+        "label_input": {"block_code": False} if value == "integer" else {},
+    }.get(name, {})
     assert asdict(Method(**{name: value}).resolved(variant, 1)) == {**preset(variant, 1), name: value, **ruled_out}
 
 
@@ -105,6 +109,8 @@ PURE = {"pure_noise": 1.0, "later_steps": 0.0}
         ("auto", 1, {**PURE, "recycling": 0.5}, "method.recycling = 0.5 .* no sample has t < 1"),
         ("auto", 4, {**PURE, "recycling": 0.5}, "method.recycling = 0.5 .* no sample has t < 1"),
         ("paper", 1, {"pure_noise": 1.0, "recycling": 0.5}, "method.recycling = 0.5 .* no sample has t < 1"),
+        ("auto", 1, {"label_input": "integer", "block_code": True}, "method.block_code = True .* false with method.label_input = integer"),
+        ("paper", 1, {"block_code": True}, "method.block_code = True .* false with method.label_input = integer"),
     ],
 )
 def test_contradictions_are_found_among_the_resolved_parts(variant: str, raters: int, values: dict[str, Any], message: str) -> None:

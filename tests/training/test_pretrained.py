@@ -70,24 +70,18 @@ def other_latent(c: Configuration) -> tuple[Configuration, int]:
     return replace(c, latent=Latent(c.latent.factor, c.latent.channels + 1)), 2
 
 
-LABELS_IN = {"label_encoder.layers.0", "label_encoder.linear", "standardise"}
+CODE_OF_LABELS = {*(f"label_encoder.layers.{i}" for i in (0, 2, 4)), "label_encoder.linear", "standardise", "decoder.linear"}
 FIRST = "image_encoder.stages.0.blocks.0"
 
 
 @pytest.mark.parametrize(
     ("change", "left_out"),
     [
-        (other_heads, LABELS_IN | {"decoder.head", "decoder.linear"}),
+        (other_heads, CODE_OF_LABELS | {"decoder.head"}),
         (other_channels, {f"{FIRST}.conv1.conv", f"{FIRST}.skip.0.conv"}),
-        (
-            other_latent,
-            {
-                "label_encoder.layers.4", "label_encoder.linear", "standardise", "decoder.entry", "decoder.linear", "denoiser.entry",
-                "denoiser.exit.2",
-            },
-        ),
+        (other_latent, CODE_OF_LABELS | {"decoder.entry", "denoiser.entry", "denoiser.exit.2"}),
     ],
-)  # fmt: skip
+)
 def test_all_but_the_layers_concerned(tmp_path: Path, make_configuration: Make, change: Callable, left_out: set[str]) -> None:
     """Layers by hand, from the networks' own docstrings: what reads or writes labels, image channels or latent channels."""
     configuration, heads = change(make_configuration())
@@ -109,8 +103,18 @@ def test_reasons(make_configuration: Make) -> None:
     _, left_out = compare(theirs, network(configuration, 4))
     assert left_out["decoder.head"] == "other shape: 2 x 8 x 1 x 1 there, 4 x 8 x 1 x 1 here"
     assert left_out["decoder.entry"] == "not there" and left_out["decoder.further"] == "not in this network"
-    assert left_out["standardise"].startswith("statistics of its label_encoder")
+    assert left_out["standardise"] == left_out["label_encoder.layers.2"] == "part of its code of labels, which does not fit as a whole"
+    assert left_out["label_encoder.linear"].startswith("other shape")
     assert grouped({"a": "x", "b": "y", "c": "x"}) == {"x": ["a", "c"], "y": ["b"]}
+
+
+@pytest.mark.parametrize("variant", ["auto", "direct"])
+def test_a_model_without_diffusion_has_no_code_of_labels_to_give(tmp_path: Path, make_configuration: Make, variant: str) -> None:
+    direct, configuration = make_configuration("direct"), make_configuration(variant)
+    path = save(tmp_path / "fold_0" / "a.pth", network(direct))
+    prepared(direct).plans.save(path.with_name("plans.json"))
+    found = load_pretrained(path, [network(configuration)], prepared(configuration))
+    assert set(found.left_out) == (CODE_OF_LABELS if variant == "auto" else set())
 
 
 @pytest.mark.parametrize("variant", ["auto", "paper", "direct"])

@@ -76,6 +76,13 @@ def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
     torch.testing.assert_close(load_network(model, "0", torch.device("cpu")).state_dict(), ema)
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_the_label_autoencoder_begins_as_a_block_code_unless_told_otherwise(preprocessed: Path, results: Path, on: bool) -> None:
+    settings = [*FAST, "training.learning_rate=1e-9", *([] if on else ["method.block_code=false"])]
+    fold = train_fold(preprocessed, results, 0, Options(settings=settings, device="cpu", configuration="2d", validate=False))
+    assert (json.loads((fold / "latent.json").read_text())["reconstruction"]["organ"] > 0.9) is on
+
+
 def test_predicted_dice_of_few_cases_and_of_cases_that_were_trained_on(preprocessed: Path, results: Path) -> None:
     fold, whole = (train_fold(preprocessed, results, f, Options(settings=FAST, device="cpu")) for f in (0, "all"))
     few, seen = (PredictedDice.load(f / "predicted_dice.json") for f in (fold, whole))
