@@ -47,7 +47,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "selection": {"data", "evaluation", "inference", "preprocessing", "planners.plans", "planners.names", "planners.serialise"},
     "sharing": {"data", "networks", "inference", "planners.plans", "planners.serialise", "training.checkpoint", "training.lock"},
-    "training": {"data", "networks", "diffusion", "preprocessing", "planners.plans", "planners.overrides", "evaluation", "inference"},
+    "training": {
+        "data",
+        "networks",
+        "diffusion",
+        "preprocessing",
+        "planners.block_code",
+        "planners.plans",
+        "planners.overrides",
+        "evaluation",
+        "inference",
+    },
 }
 MODULES = sorted(p for folder in ("ldseg_auto", "planners", "preprocessing") for p in (ROOT / folder).rglob("*.py"))
 BELOW_CLI = [p for p in MODULES if "cli" not in p.relative_to(ROOT).parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from ldseg_auto.training.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 BLOCKS_PER_PATCH = 400  # mixed ones
-GAIN = 4.0  # logit between a class that the code says is there and one that it says is not: a probability of 0.98
+ODDS = 27.0  # of the class that a voxel's code says, against all others together
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def begin_as_block_code(models: Sequence[LDSeg], patches: Patches, labels: Label
     With the leading components C `(n, heads x voxels)` of a block's heads y, their mean m, and R the first n columns of the discrete
     Hartley transform of the channels, an orthogonal matrix whose entries are about equally large:
 
-        raw = R C y + constant,   logits = GAIN (m + C' R' s z),   s the channels' deviations R^2 var(C y)
+        raw = R C y + constant,   logits = gain (m + C' R' s z),   s the channels' deviations, gain = log(ODDS (classes - 1))
 
     so that a latent decodes to what the planner's ceiling measures, and each channel holds about as much of it: a component in a channel
     of its own would, once standardised, make the detail that no image shows weigh as much as where the organ lies.
@@ -64,14 +65,14 @@ def _blocks(patches: Patches, labels: LabelSpec, factor: Sequence[int]) -> Block
 
 
 def _begin(model: LDSeg, code: Code, regions: bool) -> None:
-    """Copies the code into the network. A region's logit is that of two classes, yes and no: GAIN counts for both."""
+    """Copies the code into the network. A region's logit is the difference of two classes', yes and no: gain (2 y - 1)."""
     n = np.arange(model.channels)
     angle = 2 * np.pi * np.outer(n, n) / model.channels
     hartley = ((np.cos(angle) + np.sin(angle)) / np.sqrt(model.channels))[:, : len(code.components)]
     mixed = np.tensordot(hartley, code.components, 1)  # (channels, heads, voxels)
     deviation = np.sqrt(hartley**2 @ code.variance)
     mean = code.mean.mean(1)
-    gain, mean = (2 * GAIN, mean - 0.5) if regions else (GAIN, mean)
+    gain, mean = (2 * math.log(ODDS), mean - 0.5) if regions else (math.log(ODDS * (len(mean) - 1)), mean)
     encoder, decoder = model.label_encoder, model.decoder
     _copy(mixed / 2, encoder.linear.weight)  # it reads 2 y - 1
     _copy(gain * deviation[:, None, None] * mixed, decoder.linear.weight)

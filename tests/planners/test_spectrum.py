@@ -46,7 +46,7 @@ def test_spectrum_is_the_transform_of_standardised_codes() -> None:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :24]
     patches = [((np.hypot(y - rng.uniform(8, 24), x - rng.uniform(6, 18)) < rng.uniform(4, 9))[None]).astype(np.uint8) for _ in range(5)]
-    code = fit(joined([cut(p, (1, 4, 4), 2, 1000, rng) for p in patches]), 2, max(CHANNELS))
+    code = fit(joined([cut(p, (1, 4, 4), 2, 1000, rng) for p in patches]), np.eye(2), max(CHANNELS))
     blocks = np.stack(patches).reshape(5, 8, 4, 6, 4).transpose(0, 1, 3, 2, 4).reshape(5 * 48, 16)
     z = code.encode(blocks).reshape(5, 8, 6, -1).transpose(0, 3, 1, 2).astype(np.float64)
     z = (z - z.mean((0, 2, 3), keepdims=True)) / z.std((0, 2, 3), keepdims=True)

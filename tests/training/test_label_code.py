@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import torch
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.networks.ldseg import LDSeg
 from ldseg_auto.planners.plans import Configuration, Latent
-from ldseg_auto.training.label_code import GAIN, begin_as_block_code
+from ldseg_auto.training.label_code import ODDS, begin_as_block_code
 from ldseg_auto.training.patches import Patches, calibrate_latent, reconstruction_dice
 
 Make = Callable[..., Configuration]
@@ -78,9 +79,10 @@ def test_latent_and_logits_are_those_of_the_principal_components(make_configurat
 
     guess = coefficients @ vectors
     average = mean.reshape(labels.num_heads, -1).mean(1).repeat(2**dimensions)  # the bias is one number per head
-    expected = GAIN * (guess + average) if not labels.has_regions else GAIN * (2 * (guess + average) - 1)
+    gain = math.log(ODDS * (1 if labels.has_regions else labels.num_heads - 1))
+    expected = gain * (2 * (guess + average) - 1 if labels.has_regions else guess + average)
     found = blocks_of_logits(logits, dimensions)
-    assert np.allclose(found, expected, atol=0.02 * GAIN)
+    assert np.allclose(found, expected, atol=0.02 * gain)
 
 
 def blocks_of_logits(logits: torch.Tensor, dimensions: int) -> np.ndarray:
