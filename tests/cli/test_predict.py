@@ -14,7 +14,7 @@ import pytest
 from ldseg_auto.cli import common
 from ldseg_auto.cli.predict import build, work
 from ldseg_auto.inference.case_score import CaseScore
-from ldseg_auto.inference.outputs import Extras, case_record, write_predictions
+from ldseg_auto.inference.outputs import Extras, PredictionTable, case_record
 from ldseg_auto.inference.predictor import CaseStatus, Options, Predictor
 
 LOADING, PREDICTING = inspect.signature(Predictor.from_folder), inspect.signature(Predictor.predict_folder)
@@ -210,7 +210,8 @@ def test_doubt_flags_reach_the_predictor(results: Path, recorder: Recorder, caps
     flags = ["--save-probabilities", "npz", "--save-uncertainty", "--save-samples", "--preview", "--flag-below", "0.8"]
     out = results.parent / "out"
     sizes = CaseScore(1, None, 0.9, {}, predicted_dice=0.7)
-    write_predictions(out, {c: case_record(s, 0.8) for c, s in (("a", sizes), ("b", replace(sizes, predicted_dice=None)))}, {})
+    table = {"a": case_record(sizes, 0.8), "b": case_record(replace(sizes, predicted_dice=None), 0.8)}
+    PredictionTable(out, {}).write(table)
     assert predict(results, "-d", "12", *flags) == 0
     assert recorder.predicted["extras"] == Extras("npz", True, True, True) and recorder.predicted["flag_below"] == 0.8
     assert "flagged in predictions.csv: 1 with a predicted Dice below 0.8, 1 without a predicted Dice" in capsys.readouterr().out
