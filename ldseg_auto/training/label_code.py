@@ -22,7 +22,7 @@ ODDS = 27.0  # of the class that a voxel's code says, against all others togethe
 
 @torch.no_grad()
 def begin_as_block_code(models: Sequence[LDSeg], patches: Patches, labels: LabelSpec, ranks: Ranks = ALONE) -> None:
-    """Sets the linear halves of label encoder and decoder to the code of the patches' labels, and their other halves' output to zero.
+    """Sets the linear halves of label encoder and decoder to the code of the patches' labels; the encoder's other half then gives zero.
 
     With the leading components C `(n, heads x voxels)` of a block's heads y, their mean m, and R the first n columns of the discrete
     Hartley transform of the channels, an orthogonal matrix whose entries are about equally large:
