@@ -18,6 +18,7 @@ from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.agreement import generalised_energy_distance, pairwise_dice, rater_agreement
 from ldseg_auto.evaluation.calibration import Reliability, near_foreground, reliability
 from ldseg_auto.evaluation.evaluate import evaluate_case
+from ldseg_auto.inference.case_score import ScoreAccumulator
 from ldseg_auto.inference.model_folder import load_network, measured_steps, read_model_folder
 from ldseg_auto.inference.noise import case_noise, sample_numbers
 from ldseg_auto.inference.tiles import Layout
@@ -210,8 +211,8 @@ def finite_mean(values: Sequence[float]) -> float:
 def confidence_record(one: np.ndarray, several: Drawn, raters: np.ndarray, labels: LabelSpec, spacing: Sequence[float]) -> dict[str, float]:
     """Dice of one sample at one step and of the mean at planned steps, with the confidences of the latter.
 
-    Softmax response: the mean top probability of all voxels, and of the predicted foreground. An empty prediction gets 0 there: its
-    reference is rarely empty, so this favours softmax response against the agreement of samples.
+    Softmax response: the mean top probability of all voxels, and of the predicted foreground. An empty prediction gets 0 there, and for
+    its soft Dice: its reference is rarely empty, so this favours them against the agreement of samples.
     """
     whole = score(several.combined, raters, labels, spacing)["mean"]
     top = np.maximum(several.mean, 1 - several.mean).mean(0) if labels.has_regions else several.mean.max(0)
@@ -220,7 +221,18 @@ def confidence_record(one: np.ndarray, several: Drawn, raters: np.ndarray, label
         "one": score(one, raters, labels, spacing)["mean"], "ensemble": whole, "loss": 1 - whole,
         "agreement": pairwise_dice(several.masks[:ENSEMBLE]),
         "softmax": float(top.mean()), "softmax_foreground": float(top[inside].mean()) if inside.any() else 0.0,
+        "soft_dice": soft_dice(several, top, labels) if inside.any() else 0.0,
     }  # fmt: skip
+
+
+def soft_dice(drawn: Drawn, top: np.ndarray, labels: LabelSpec) -> float:
+    """Soft Dice confidence of the mean, as `ldseg_predict` gives it; `top` `(z, y, x)`: its largest probability."""
+    score = ScoreAccumulator(labels, (1.0, 1.0, 1.0))
+    score.add_together(drawn.combined[None])
+    for number, p in enumerate(drawn.mean if labels.has_regions else drawn.mean[1:]):
+        score.add_probability(number, p)
+    score.add_confidence(top, drawn.combined)
+    return score.finish().soft_dice
 
 
 def rater_record(named: Mapping[str, Drawn], raters: np.ndarray, labels: LabelSpec, samples: int) -> dict[str, Any]:

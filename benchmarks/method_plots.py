@@ -16,6 +16,10 @@ from ldseg_auto.files import atomic_path
 PALETTE = tuple(COLOURS[i] for i in (4, 5, 2, 6, 0, 1, 3))  # the darkest on white first
 MARKERS = "osD^v<>"
 GRID = np.linspace(0.02, 1, 50)  # coverages at which seeds are averaged
+CONFIDENCES = {  # key -> name, line
+    "agreement": ("pairwise Dice", "-"), "softmax": ("softmax response", "--"),
+    "softmax_foreground": ("softmax response in foreground", ":"), "soft_dice": ("soft Dice", "-."),
+}  # fmt: skip
 
 
 def draw_all(folder: Path, name: str, arms: Arms) -> list[Path]:
@@ -87,8 +91,7 @@ def _reliability(ax: Any, arms: Arms) -> None:
 
 def _risk(axes: Any, arms: Arms) -> None:
     for i, (arm, results) in enumerate(arms.items()):
-        for key, text, line in (("agreement", "pairwise Dice", "-"), ("softmax", "softmax response", "--"),
-                                ("softmax_foreground", "softmax response in foreground", ":")):  # fmt: skip
+        for key, (text, line) in CONFIDENCES.items():
             if arm == BASE and key == "agreement":
                 continue  # its samples are equal
             curves = _risk_curves(results, key)

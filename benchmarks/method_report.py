@@ -145,7 +145,7 @@ def arm_numbers(results: Sequence[Result]) -> dict[str, Any]:
         "noise": {kind: {level: interval(values(results, lambda case, k=kind, v=level: case["noise"][v][k])) for level in NOISE}
                   for kind in ("one", "ensemble")},
         "noise_agreement": {v: interval(agreement[:, :, i]) for i, v in enumerate(NOISE)},
-        "augrc": {"agreement": area(agreement, loss), **soft, "better": better,
+        "augrc": {"agreement": area(agreement, loss), **soft, "better": better, "soft_dice": area(versions_of(results, "soft_dice"), loss),
                   "difference": area(agreement, loss, versions_of(results, better)),
                   "best": finite([b[0] for b in bounds]), "random": finite([b[1] for b in bounds]),
                   "cases_without_loss": int(np.isnan(loss).any((0, 2)).sum())},
@@ -255,14 +255,14 @@ def noise_table(numbers: Mapping[str, Any]) -> Table:
 
 def uncertainty_table(numbers: Mapping[str, Any]) -> Table:
     """Agreement of samples, AUGRC over all noise levels, ECE."""
-    keys = ("agreement", "softmax", "softmax_foreground", "best", "random")
+    keys = ("agreement", "softmax", "softmax_foreground", "soft_dice", "best", "random")
     rows = []
     for arm, n in numbers.items():
         areas = [*(cell(n["augrc"][k]) for k in keys), cell(n["augrc"]["difference"], sign=True)]
         rows.append([arm, cell(n["agreement"]["1"]), cell(n["agreement"][PLANNED]), *areas, cell(n["ece"])])
     header = ["arm", "pairwise Dice, 1 step", "pairwise Dice, planned", "AUGRC, pairwise Dice", "AUGRC, softmax response",
-              "AUGRC, softmax response in foreground", "AUGRC, oracle", "AUGRC, random", "AUGRC, pairwise Dice - better softmax response",
-              "ECE"]  # fmt: skip
+              "AUGRC, softmax response in foreground", "AUGRC, soft Dice", "AUGRC, oracle", "AUGRC, random",
+              "AUGRC, pairwise Dice - better softmax response", "ECE"]  # fmt: skip
     return header, rows
 
 

@@ -1,8 +1,8 @@
 """Predicted Dice: what Dice did cases have, on the validation fold, whose prediction looked as sure as this one?
 
-A fit from what a prediction says of itself (softmax response, agreement of its draws, size of its foreground) to the Dice that validation
-cases reached. Which fit is chosen by leave-one-out error among few, the constant first; its error is measured on held-out cases by
-cross-fitting, the choice included. It is a regression on few cases of one dataset, no probability of error, and knows nothing of images
+A fit from what a prediction says of itself (softmax response, soft Dice, agreement of its draws, size of its foreground) to the Dice that
+validation cases reached. Which fit is chosen by leave-one-out error among few, the constant first; its error is measured on held-out cases
+by cross-fitting, the choice included. It is a regression on few cases of one dataset, no probability of error, and knows nothing of images
 unlike those.
 """
 
@@ -26,14 +26,14 @@ FEWEST = 8  # cases that a fit needs
 FOLDS = 10  # of the cross-fit; leave-one-out for up to as many cases
 LARGEST = 100  # cases left out one by one when a curve is chosen; with more they go out in as many parts
 KINDS = ("constant", "isotonic", "linear")
-SOFTMAX, AGREEMENT, SIZE = "softmax", "agreement", "log_foreground"
-FEATURES = (SOFTMAX, AGREEMENT, SIZE)
+SOFTMAX, AGREEMENT, SOFT_DICE, SIZE = "softmax", "agreement", "soft_dice", "log_foreground"
+FEATURES = (SOFTMAX, AGREEMENT, SOFT_DICE, SIZE)
 # In order of preference among equals. More confidence never means a lower Dice: isotonic, and linear with weights of 0 and above.
-OF_ONE: tuple[tuple[str, tuple[str, ...]], ...] = (
+CANDIDATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("constant", ()), ("linear", (SOFTMAX,)), ("isotonic", (SOFTMAX,)), ("linear", (SOFTMAX, SIZE)),
-)  # fmt: skip
-OF_SEVERAL = (
-    *OF_ONE, ("linear", (AGREEMENT,)), ("isotonic", (AGREEMENT,)), ("linear", (AGREEMENT, SIZE)), ("linear", (SOFTMAX, AGREEMENT)),
+    ("linear", (SOFT_DICE,)), ("isotonic", (SOFT_DICE,)), ("linear", (SOFT_DICE, SIZE)),
+    ("linear", (AGREEMENT,)), ("isotonic", (AGREEMENT,)), ("linear", (AGREEMENT, SIZE)), ("linear", (SOFTMAX, AGREEMENT)),
+    ("linear", (SOFT_DICE, AGREEMENT)),
 )  # fmt: skip
 
 
@@ -47,12 +47,15 @@ class Evidence:
     """size of the predicted foreground, ml or mm2."""
     agreement: float | None = None
     """mean pairwise Dice of the draws; None for one."""
+    soft_dice: float | None = None
+    """soft Dice confidence, 0 to 1; None in files of before there was one."""
 
     @property
     def values(self) -> dict[str, float]:
-        """Feature -> value; NaN for the logarithm of nothing, and for the agreement of one draw."""
+        """Feature -> value; NaN for what is not there, as the logarithm of nothing."""
         size = math.log(self.foreground) if self.foreground > 0 else math.nan
-        return {SOFTMAX: self.softmax, AGREEMENT: math.nan if self.agreement is None else self.agreement, SIZE: size}
+        optional = {name: math.nan if v is None else v for name, v in ((AGREEMENT, self.agreement), (SOFT_DICE, self.soft_dice))}
+        return {SOFTMAX: self.softmax, **optional, SIZE: size}
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Curve:
     kind: str
     """constant, isotonic or linear."""
     features: tuple[str, ...] = ()
-    """one for isotonic: softmax or agreement."""
+    """one for isotonic: softmax, agreement or soft_dice."""
     intercept: float = 0.0
     """constant and linear."""
     weights: tuple[float, ...] = ()
@@ -207,7 +210,7 @@ def fit(pairs: Sequence[Pair]) -> Fit:
     The result does not depend on the order of the pairs.
 
     Args:
-        pairs: FEWEST or more, all with a predicted foreground, and all or none with an agreement.
+        pairs: FEWEST or more, all with a predicted foreground, and all or none with an agreement and a soft Dice.
     """
     pairs = sorted(pairs, key=lambda p: p.case)
     guesses, constants = np.zeros(len(pairs)), np.zeros(len(pairs))
@@ -224,7 +227,8 @@ def fit(pairs: Sequence[Pair]) -> Fit:
 
 def choose(pairs: Sequence[Pair]) -> Curve:
     """The curve of the candidate with the lowest leave-one-out mean absolute error; the first of equals."""
-    candidates = OF_ONE if pairs[0].evidence.agreement is None else OF_SEVERAL
+    there = {name for name, value in pairs[0].evidence.values.items() if not math.isnan(value)}
+    candidates = [c for c in CANDIDATES if there.issuperset(c[1])]
     errors = [leave_one_out(kind, features, pairs) for kind, features in candidates]
     return make_curve(*candidates[int(np.argmin(errors))], pairs)
 
@@ -246,7 +250,7 @@ def _parts(pairs: Sequence[Pair], most: int) -> Iterator[tuple[slice, list[Pair]
 
 
 def make_curve(kind: str, features: tuple[str, ...], pairs: Sequence[Pair]) -> Curve:
-    """The least-squares curve of a kind; weights of softmax and agreement are 0 or above."""
+    """The least-squares curve of a kind; weights of all but the size are 0 or above."""
     dice = np.array([p.dice for p in pairs])
     if kind == "constant":
         return Curve(kind, intercept=float(dice.mean()))

@@ -1,4 +1,4 @@
-"""Figures of one case: the agreement of its draws, its softmax response, and volumes with an interval.
+"""Figures of one case: the agreement of its draws, its softmax response and soft Dice, and volumes with an interval.
 
 A draw is one sample of one model. `ScoreAccumulator` takes label indices draw by draw, or all draws of one piece of the volume after
 another, and holds no label map: whole draws wait packed to as few bits as the classes need, and compressed.
@@ -20,6 +20,7 @@ from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice, predic
 CHUNK = 2**18  # voxels looked at together; float32 counts whole numbers exactly up to 2^24
 LOW, HIGH = 5, 95  # percentiles of the draws' volumes (numpy's, linear between draws)
 LEVEL = 1  # of zlib: label maps shrink a hundredfold at any level
+FAINT = 0.1  # probabilities below it count as 0 in the soft Dice: heads that stay below it everywhere need not be looked at
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class CaseScore:
     softmax: float
     """softmax response: the largest of the mean probabilities (with regions the mean over regions of max(p, 1 - p)), averaged over the
     predicted foreground. 1.0 where nothing is predicted: no voxel is there that could be doubted, so this 1.0 says nothing."""
+    soft_dice: float
+    """soft Dice confidence (Borges et al. 2024, arXiv 2402.10665): the Dice that the label map would have if each voxel were of a class as
+    probably as the mean probabilities say, nearly. `2 sum(p in the mask) / (sum(p) + size of the mask)`, p below 0.1 counting as 0; mean
+    over the classes that are predicted (a region's mask being its own p > 0.5). 1.0 where nothing is predicted."""
     volumes: dict[str, Volume]
     """class or region -> its size."""
     foreground: float = 0.0
@@ -63,7 +68,7 @@ class CaseScore:
     @property
     def evidence(self) -> Evidence:
         """What a Dice is predicted from."""
-        return Evidence(self.softmax, self.foreground, self.agreement)
+        return Evidence(self.softmax, self.foreground, self.agreement, self.soft_dice)
 
     def completed(self, fits: Sequence[PredictedDice], samples: int, geometry: Geometry | None) -> CaseScore:
         """With the predicted Dice, and with `pixels` for the unit of a 2D image without spacing.
@@ -88,7 +93,7 @@ class ScoreAccumulator:
     """Collects what a `CaseScore` needs.
 
     Draws come either whole, one `add` each, or together, one `add_together` for each piece of the volume. Beside them `add_confidence`
-    takes the mean prediction in one or more pieces.
+    and `add_probability` take the mean prediction in one or more pieces.
 
     Args:
         labels: the dataset's.
@@ -104,7 +109,9 @@ class ScoreAccumulator:
         self.draws: list[list[bytes | None]] = []  # per whole draw its chunks; None for one of background alone
         self.shared: np.ndarray | None = None  # (classes, draws, draws) voxels that two draws have in common
         self.counts = np.zeros(members.shape[1], np.int64)  # of the label map's indices but the background
+        self.regions = labels.has_regions
         self.top, self.seen = 0.0, 0
+        self.probable = np.zeros((3, len(self.members)))  # per class: sum of its probabilities, that within its mask, size of that mask
         self.length = 0
 
     def add(self, indices: np.ndarray) -> None:
@@ -131,7 +138,21 @@ class ScoreAccumulator:
             inside = np.flatnonzero(indices[part])
             self.counts += np.bincount(indices[part][inside], minlength=len(self.counts))
             self.top += float(top[part][inside].sum(dtype=float))
+            if not self.regions:
+                self._add_winners(top[part][inside], indices[part][inside])
         self.seen += indices.size
+
+    def add_probability(self, number: int, probability: np.ndarray) -> None:
+        """Mean probabilities `(*piece)` of the class or region `number` of `names` in one piece, left out if all are below FAINT."""
+        p = probability.reshape(-1)
+        self.probable[0, number] += p[p >= FAINT].sum(dtype=float)
+        if self.regions:
+            self.probable[1:, number] += p[p > 0.5].sum(dtype=float), np.count_nonzero(p > 0.5)
+
+    def _add_winners(self, top: np.ndarray, indices: np.ndarray) -> None:
+        """Probabilities and indices `(n,)` of foreground voxels of the label map; the faint ones are no part of `add_probability`'s sum."""
+        for row, weights in enumerate((np.where(top < FAINT, top, 0), top, np.ones(len(top)))):
+            self.probable[row] += np.bincount(indices, weights, len(self.counts))[1 : len(self.members) + 1]
 
     def finish(self) -> CaseScore:
         """The score, without a predicted Dice.
@@ -149,7 +170,8 @@ class ScoreAccumulator:
         sizes, masks = self.shared.diagonal(axis1=1, axis2=2) * self.voxel, self.members @ self.counts * self.voxel
         volumes = {name: _volume(s, float(m)) for name, s, m in zip(self.names, sizes, masks, strict=True)}
         softmax = self.top / inside if inside else 1.0
-        return CaseScore(sizes.shape[1], _agreement(self.shared), softmax, volumes, inside * self.voxel, self.unit)
+        soft_dice = _soft_dice(*self.probable)
+        return CaseScore(sizes.shape[1], _agreement(self.shared), softmax, soft_dice, volumes, inside * self.voxel, self.unit)
 
     def _check(self, right: bool, what: str) -> None:
         if not right:
@@ -196,6 +218,12 @@ def _agreement(shared: np.ndarray) -> float | None:
     sizes = shared.diagonal(axis1=1, axis2=2)
     common, total = shared[:, first, second], sizes[:, first] + sizes[:, second]
     return float((2 * common[total > 0] / total[total > 0]).mean()) if total.any() else 1.0
+
+
+def _soft_dice(total: np.ndarray, within: np.ndarray, size: np.ndarray) -> float:
+    """Mean over the predicted classes of the sums `(classes,)` that ScoreAccumulator collects; 1 without any."""
+    there = size > 0
+    return float((2 * within[there] / (total[there] + size[there])).mean()) if there.any() else 1.0
 
 
 def _volume(sizes: np.ndarray, mask: float) -> Volume:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Sequence
+
 import torch
 
 from ldseg_auto.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bf16", "float16")
+NAMES = {"float32": "32-true", "bf16": "bf16-mixed", "float16": "16-mixed"}  # Lightning Fabric's
+TRIALS, TRIAL_CHANNELS, TRIAL_SHAPE, TRIAL_GAIN = 6, 32, (8, 16, 16), 0.8  # of bf16_pays
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,23 +32,58 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def training_precision(device: torch.device, wanted: str = "auto") -> str:
+def training_precision(device: torch.device, wanted: str = "auto", processes: int = 1, depths: Sequence[int] = ()) -> str:
     """Lightning Fabric's name for `wanted` (auto, float32, bf16 or float16; plans: training.precision) on `device`.
 
-    `auto`: bf16 where the hardware multiplies matrices of it (CUDA, AMX), else float16 on CUDA and float32 elsewhere. A CPU with
-    AVX2 alone emulates bf16: a 3D convolution was measured 20 to 40 times slower there than in float32. One with AVX512-BF16 but
-    without AMX was measured 1.3 times slower: its dot product does no more per cycle than two float32 units, and conversions come on top.
+    `auto`: bf16 where the hardware multiplies matrices of it (CUDA, AMX), else float16 on CUDA. A CPU with AVX512-BF16 but without AMX
+    is tried out (`bf16_pays`), unless `processes` train together, which must choose alike. All else computes in float32: a CPU with AVX2
+    alone emulates bf16, a 3D convolution was measured 20 to 40 times slower there.
+
+    On a CPU bf16 is not for volumes of 2 positions along the first axis: oneDNN 3.12 (torch 2.13, AVX512-BF16) leaves a part of the
+    weights' gradient as the memory happened to be where a kernel of 3 meets such a volume; of 1, 3 to 10 positions, of stride 2 and in 2D
+    it was right (2560 convolutions against float32, 26 November 2026).
+
+    Args:
+        depths: positions along the first axis of the grids that 3D convolutions see.
 
     Raises:
-        InputError: float16 where only CUDA multiplies it.
+        InputError: float16 where only CUDA multiplies it, bf16 where its gradients would be wrong.
     """
+    unsafe = device.type == "cpu" and 2 in depths
     if wanted == "float16" and device.type != "cuda":
         raise InputError(f"training.precision = float16 needs CUDA, the device is {device.type}. Use bf16, float32 or auto there.")
+    if wanted == "bf16" and unsafe:
+        grids = f"the network's grids have {', '.join(map(str, depths))} positions along the first axis"
+        raise InputError(f"training.precision = bf16: {grids}, and bf16 gradients of 2 are wrong on a CPU. Use float32 or auto.")
     if wanted != "auto":
-        return {"float32": "32-true", "bf16": "bf16-mixed", "float16": "16-mixed"}[wanted]
+        return NAMES[wanted]
     if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "32-true"
+        return NAMES["bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"]
+    if device.type != "cpu" or unsafe:
+        return NAMES["float32"]
+    tried = processes == 1 and torch.cpu._is_avx512_bf16_supported()
+    return NAMES["bf16" if torch.cpu._is_amx_tile_supported() or (tried and bf16_pays()) else "float32"]
+
+
+@functools.cache
+def bf16_pays() -> bool:
+    """Whether a 3D convolution, forward and backward, takes at least a fifth less time in bf16 than in float32 on this CPU: the fastest of
+    some alternating trials, about a tenth of a second.
+
+    The dot product of AVX512-BF16 does twice a float32 unit's work on some processors (measured: training 1.9 times as fast on a Zen 4),
+    and no more than two of its units on others, where conversions come on top (measured: 1.3 times slower).
+    """
+    image = torch.ones(1, TRIAL_CHANNELS, *TRIAL_SHAPE, requires_grad=True)
+    weight = torch.ones(TRIAL_CHANNELS, TRIAL_CHANNELS, 3, 3, 3, requires_grad=True)
+    fastest = {True: float("inf"), False: float("inf")}
+    for _ in range(TRIALS):
+        for lowered in fastest:
+            start = time.perf_counter()
+            with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+                loss = torch.nn.functional.conv3d(image, weight, padding=1).sum()
+            loss.backward()
+            fastest[lowered] = min(fastest[lowered], time.perf_counter() - start)
+    return fastest[True] < TRIAL_GAIN * fastest[False]
 
 
 def inference_type(device: torch.device, wanted: str = "auto") -> torch.dtype:

@@ -1,8 +1,8 @@
 """From the draws' probabilities, plane by plane on the networks' grids, to maps on the image's own grid.
 
 Scores of a whole volume are never held: a slab of the image's grid is resampled, averaged and turned into labels as soon as the planes that
-it needs have come. A class that cannot win anywhere in a slab is left out of it, which changes no label: the winner has 1 / heads or more,
-and linear resampling gives no class more than it had in the planes that it comes from.
+it needs have come. A class that is faint everywhere in a slab and cannot win there is left out of it, which changes no label and no figure:
+the winner has 1 / heads or more, and linear resampling gives no class more than it had in the planes that it comes from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldseg_auto.data.labels import LabelSpec
-from ldseg_auto.inference.case_score import CaseScore, ScoreAccumulator
+from ldseg_auto.inference.case_score import FAINT, CaseScore, ScoreAccumulator
 from ldseg_auto.inference.prediction import Wanted
 from ldseg_auto.inference.uncertainty import entropy, mutual_information
 from ldseg_auto.preprocessing.crop import slices
@@ -78,6 +78,8 @@ class Export:
             average = _mean(scores)
             mean.add(head, average)
             probability = average + np.float32(0.5) if regions else average
+            if regions or head:
+                self.score.add_probability(head if regions else head - 1, probability)
             top += np.maximum(probability, 1 - probability) / self.labels.num_heads if regions else 0
             if self.probabilities is not None:
                 self._put(self.probabilities[head], planes, probability)
@@ -100,11 +102,12 @@ class Export:
         self.score.add_confidence(top, mean.indices)
 
     def _heads(self, parts: Sequence[Part]) -> list[int]:
-        """Those that matter in a slab: all where more than labels is wanted, else the ones that can win in a draw or in their mean."""
+        """Those that matter in a slab: all where more than labels is wanted, else the ones that can win in a draw or in their mean, or that
+        are probable enough to count in the soft Dice."""
         if self.labels.has_regions or self.wanted.uncertainty or self.wanted.probabilities:
             return list(range(self.labels.num_heads))
         largest = np.max([part.largest() for part in parts], axis=0)
-        return np.flatnonzero(largest >= SAFE / self.labels.num_heads).tolist()
+        return np.flatnonzero(largest >= SAFE * min(FAINT, 1 / self.labels.num_heads)).tolist()
 
     def _put(self, volume: np.ndarray, planes: slice, values: np.ndarray | int) -> None:
         """Writes planes of the crop, in the networks' axes, into a canonical volume (z, y, x)."""

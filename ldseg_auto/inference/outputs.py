@@ -33,7 +33,7 @@ SLOPE = 112  # byte of scl_slope and scl_inter in a NIfTI-1 header
 LEVEL = 1  # of deflate: probabilities shrink little more at higher ones
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time in .npz files, so that the same arrays give the same bytes
 LOW, UNKNOWN = "low", "unknown"  # flags
-COLUMNS = ("case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "draws", "unit", "foreground")
+COLUMNS = ("case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "soft_dice", "draws", "unit", "foreground")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def case_record(score: CaseScore, flag_below: float | None = None) -> dict[str, 
         flag = UNKNOWN if score.predicted_dice is None else LOW if score.predicted_dice < flag_below else ""
     return {
         "predicted_dice": score.predicted_dice, "predicted_dice_error": score.predicted_error, "flag": flag, "agreement": score.agreement,
-        "softmax": score.softmax, "draws": score.draws, "unit": score.unit, "foreground": score.foreground,
+        "softmax": score.softmax, "soft_dice": score.soft_dice, "draws": score.draws, "unit": score.unit, "foreground": score.foreground,
         "volumes": {name: asdict(v) for name, v in score.volumes.items()},
     }  # fmt: skip
 

@@ -85,6 +85,11 @@ class Trainer:
         """The weights being trained."""
         return self.objective.model
 
+    @property
+    def precision(self) -> str:
+        """What is computed in, by Lightning Fabric's name."""
+        return str(self.fabric.strategy.precision.precision)
+
     def fit(self, batches: Batches, patches: Patches, statistics: Patches, limits: Limits, progress: Progress, stop: Stop = never) -> None:
         """Trains until `limits`, from where the state is; writes latest, previous, best and final checkpoints.
 
@@ -251,8 +256,8 @@ class Trainer:
             self.state.elapsed = self._elapsed()
             content |= {
                 "model": self.model.state_dict(), "ema_updates": self.ema.updates, "optimiser": self.optimiser.state_dict(),
-                "scaler": self.fabric.strategy.precision.state_dict(), "settings": settings_of(self.configuration),
-                "limits": asdict(self._limits), **self.state.to_dict(),
+                "scaler": self.fabric.strategy.precision.state_dict(), "precision": self.precision,
+                "settings": settings_of(self.configuration), "limits": asdict(self._limits), **self.state.to_dict(),
             }  # fmt: skip
         if self.ranks.first:
             previous = self.folder / checkpoint.PREVIOUS if name == "latest" else None

@@ -15,7 +15,6 @@ import torch
 import ldseg_auto
 from ldseg_auto.errors import InputError, ModelError
 from ldseg_auto.files import write_json, write_text
-from ldseg_auto.inference.device import training_precision
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.training import checkpoint
 from ldseg_auto.training.prepare import PREPROCESSED, Prepared
@@ -59,12 +58,13 @@ def check_siblings(model: Path, prepared: Prepared) -> None:
 
 
 def write_record(
-    folder: Path, prepared: Prepared, fold: int | str, seed: int, device: torch.device, began: Mapping[str, Any] | None = None,
-    devices: int = 1,
+    folder: Path, prepared: Prepared, fold: int | str, seed: int, device: torch.device, precision: str,
+    began: Mapping[str, Any] | None = None, devices: int = 1,
 ) -> None:  # fmt: skip
     """plans.json, dataset.json and fingerprint beside the folds; the fold's own plans (lengths may differ) and manifest.
 
     Args:
+        precision: what is computed in (inference/device.py, `NAMES`).
         began: what the pretrained weights were, if training began with some.
         devices: that share each batch, on all nodes.
     """
@@ -77,8 +77,7 @@ def write_record(
     manifest = {
         "ldseg_auto": ldseg_auto.__version__, "torch": torch.__version__, "python": platform.python_version(),
         "device": str(device), "devices": devices,
-        "precision": training_precision(device, prepared.configuration.training.precision), "fold": str(fold), "seed": seed,
-        "dataset": prepared.plans.dataset_name,
+        "precision": precision, "fold": str(fold), "seed": seed, "dataset": prepared.plans.dataset_name,
         "fingerprint_hash": prepared.plans.fingerprint_hash, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "train": prepared.train, "validation": prepared.validation,
     }  # fmt: skip

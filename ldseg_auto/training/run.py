@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ldseg_auto.errors import LdsegError
-from ldseg_auto.inference.device import choose_device, training_precision
+from ldseg_auto.inference.device import NAMES, choose_device, training_precision
 from ldseg_auto.inference.fallback import out_of_memory
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.progress import Progress, silent
@@ -70,7 +70,7 @@ def train_fold(
                 begin_as_block_code((trainer.model, trainer.ema.model), statistics, prepared.description.labels, trainer.ranks)
             began = begin(options.pretrained, (trainer.model, trainer.ema.model), prepared, folder if options.resume else None)
             if first:
-                write_record(folder, prepared, fold, trainer.seed, chosen, began, trainer.ranks.size)
+                write_record(folder, prepared, fold, trainer.seed, chosen, trainer.precision, began, trainer.ranks.size)
             _run(prepared, trainer, statistics, limits, options, progress, stop)
             trainer.ranks.leave()
     return folder
@@ -91,7 +91,7 @@ def _begin(
     if found:
         check_settings(found.content.get("settings", {}), prepared.configuration, found.path)
     check_siblings(folder.parent, prepared)
-    trainer = _trainer(prepared, folder, device, options)
+    trainer = _trainer(prepared, folder, device, options, found.content.get("precision") if found else None)
     plan = prepared.configuration.training
     limits = Limits(options.iterations or plan.epochs * plan.iterations_per_epoch, options.time_budget)
     if found:
@@ -133,10 +133,16 @@ def _memory(prepared: Prepared) -> Iterator[None]:
         ) from cause
 
 
-def _trainer(prepared: Prepared, folder: Path, device: torch.device, options: Options) -> Trainer:
-    precision = training_precision(device, prepared.configuration.training.precision)
+def _trainer(prepared: Prepared, folder: Path, device: torch.device, options: Options, before: str | None) -> Trainer:
+    """`before`: what a training that goes on was computed in; `auto` stays with it on a CPU, where it is tried out."""
+    configuration = prepared.configuration
+    wanted, strides = configuration.training.precision, configuration.network.cumulative_strides
+    depths = [configuration.patch_size[0] // stride[0] for stride in strides] if configuration.dimensions == 3 else []
+    precision = training_precision(device, wanted, options.devices * options.nodes, depths)
+    if wanted == "auto" and device.type == "cpu" and before in (NAMES["float32"], NAMES["bf16"]):
+        precision = before
     fabric = make_fabric(device, precision, options.devices, options.nodes)
-    launch(fabric, prepared.configuration.batch_size)
+    launch(fabric, configuration.batch_size)
     plans = prepared.plans
     origin = {"dataset_name": plans.dataset_name, "fingerprint_hash": plans.fingerprint_hash, "configuration": prepared.name}
-    return Trainer(prepared.configuration, prepared.description.labels, folder, fabric, options.seed, origin)
+    return Trainer(configuration, prepared.description.labels, folder, fabric, options.seed, origin)

@@ -31,7 +31,7 @@ import method_plots
 import method_report
 
 CPU = torch.device("cpu")
-TWO = LabelSpec(("a", "b"), (0, 1, 2))
+ONE, TWO = LabelSpec(("a",), (0, 1)), LabelSpec(("a", "b"), (0, 1, 2))
 Make = Callable[..., Configuration]
 
 
@@ -111,6 +111,16 @@ def test_an_empty_prediction_has_no_foreground_confidence() -> None:
     draws = method_cases.Drawn(empty, method_cases.masks(empty, TWO), mean, empty[0])
     record = method_cases.confidence_record(empty[0], draws, np.ones((1, 1, 4, 4), int), TWO, (1, 1, 1))
     assert record["softmax"] == pytest.approx(0.8) and record["softmax_foreground"] == 0 and record["loss"] == record["agreement"] == 1
+    assert record["soft_dice"] == 0
+
+
+def test_soft_dice_of_the_mean_by_hand() -> None:
+    """One class: mask of p 0.9 and 0.7, outside it 0.2 and a faint 0.05."""
+    p = np.array([0.9, 0.7, 0.2, 0.05]).reshape(1, 2, 2)
+    indices = np.tile((p > 0.5).astype(int), (5, 1, 1, 1))
+    draws = method_cases.Drawn(indices, method_cases.masks(indices, ONE), np.stack([1 - p, p]), indices[0])
+    record = method_cases.confidence_record(indices[0], draws, np.ones((1, 1, 2, 2), int), ONE, (1, 1, 1))
+    assert record["soft_dice"] == pytest.approx(2 * 1.6 / (1.8 + 2))
 
 
 @pytest.mark.parametrize("curve", itertools.permutations([0.1, 0.2, 0.25, 0.4]))
@@ -126,7 +136,7 @@ def result(arm: str, seed: int, dice: float, raters: bool = False) -> dict[str, 
         scored = {"dice": {"a": value}, "hd95": {"a": None if i == 3 else 2.0}, "mean": value}
         noise = {
             s: {"one": value - 0.05 * float(s), "ensemble": value - 0.05 * float(s), "loss": 1 - value + 0.05 * float(s),
-                "agreement": value - 0.05 * float(s), "softmax": 0.9, "softmax_foreground": -value}
+                "agreement": value - 0.05 * float(s), "softmax": 0.9, "softmax_foreground": -value, "soft_dice": value}
             for s in method_report.NOISE
         }  # fmt: skip
         cases[f"c{i}"] = {

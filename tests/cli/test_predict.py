@@ -209,7 +209,7 @@ def test_doubt_flags_reach_the_predictor(results: Path, recorder: Recorder, caps
     assert recorder.predicted["extras"] == Extras() and recorder.predicted["flag_below"] is None
     flags = ["--save-probabilities", "npz", "--save-uncertainty", "--save-samples", "--preview", "--flag-below", "0.8"]
     out = results.parent / "out"
-    sizes = CaseScore(1, None, 0.9, {}, predicted_dice=0.7)
+    sizes = CaseScore(1, None, 0.9, 0.85, {}, predicted_dice=0.7)
     table = {"a": case_record(sizes, 0.8), "b": case_record(replace(sizes, predicted_dice=None), 0.8)}
     PredictionTable(out, {}).write(table)
     assert predict(results, "-d", "12", *flags) == 0

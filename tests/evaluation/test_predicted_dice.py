@@ -77,6 +77,17 @@ def test_size_and_agreement_are_used_where_they_matter() -> None:
     assert "agreement" in by_agreement.curve.features and by_agreement.error < 1e-6
 
 
+def test_soft_dice_is_used_where_it_is_there() -> None:
+    rng = np.random.default_rng(3)
+    soft = rng.uniform(0.6, 1, 40)
+    pairs = pairs_of(soft - 0.05, rng.uniform(0.7, 1, 40))
+    assert "soft_dice" not in fit(pairs).curve.features
+    found = fit([replace(p, evidence=replace(p.evidence, soft_dice=float(s))) for p, s in zip(pairs, soft, strict=True)])
+    assert found.curve.features == ("soft_dice",) and found.error < 1e-6
+    assert found.curve(Evidence(0.9, 1.0, soft_dice=0.8)) == pytest.approx(0.75)
+    assert math.isnan(found.curve(Evidence(0.9, 1.0)))  # of a file without it
+
+
 def test_confidence_that_says_nothing_is_not_believed() -> None:
     rng = np.random.default_rng(1)
     found = fit(pairs_of(rng.uniform(0.4, 0.9, 80), rng.uniform(0.7, 1, 80)))

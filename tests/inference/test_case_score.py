@@ -111,10 +111,58 @@ def test_equal_draws_agree_and_disjoint_ones_do_not() -> None:
     assert score(CLASSES, np.stack([a * 0, a * 0]), a, ones).agreement == 1
 
 
+def soft_dice(labels: LabelSpec, probabilities: np.ndarray, chunk: int = 99) -> float:
+    """Of mean probabilities `(heads, n)` in pieces of `chunk` voxels."""
+    accumulator = ScoreAccumulator(labels, SPACING)
+    for start in range(0, probabilities.shape[1], chunk):
+        piece = probabilities[:, None, None, start : start + chunk]
+        indices = labels.assign(piece - 0.5 if labels.has_regions else piece)
+        accumulator.add_together(indices[None])
+        for number, p in enumerate(piece if labels.has_regions else piece[1:]):
+            accumulator.add_probability(number, p)
+        accumulator.add_confidence(piece.max(0), indices)
+    return accumulator.finish().soft_dice
+
+
+def test_soft_dice_of_classes_by_hand() -> None:
+    """liver: mask of voxels 1 and 2, p 0.6 + 0.9 in it and 0.3 outside, 0.05 is faint; tumour: nothing predicted, so no value."""
+    liver, tumour = np.array([0.05, 0.6, 0.9, 0.3]), np.array([0.0, 0.3, 0.05, 0.2])
+    p = np.stack([1 - liver - tumour, liver, tumour])
+    assert soft_dice(CLASSES, p) == pytest.approx(2 * 1.5 / (1.8 + 2))
+    assert soft_dice(CLASSES, p, 1) == pytest.approx(2 * 1.5 / (1.8 + 2))
+    p = p[[0, 2, 1]]
+    assert soft_dice(CLASSES, np.concatenate([p, np.array([[0.1], [0.8], [0.1]])], 1)) == pytest.approx(
+        np.mean([2 * 0.8 / (0.8 + 0.3 + 0.2 + 1), 2 * 1.5 / (1.8 + 0.1 + 2)])
+    )
+
+
+def test_soft_dice_of_regions_takes_each_region_by_itself() -> None:
+    whole, core, rim = np.array([0.9, 0.8, 0.2]), np.array([0.6, 0.4, 0.05]), np.array([0.1, 0.2, 0.3])
+    assert soft_dice(REGIONS, np.stack([whole, core, rim])) == pytest.approx(np.mean([2 * 1.7 / (1.9 + 2), 2 * 0.6 / (1.0 + 1)]))
+
+
+def test_soft_dice_of_many_classes_counts_faint_winners() -> None:
+    """Of 104 classes the winner may have less than 0.1: what is in a mask counts in both sums, so that it stays below 1."""
+    p = np.full((104, 1), 0.92 / 103)
+    p[7] = 0.08
+    assert soft_dice(MANY, p) == pytest.approx(2 * 0.08 / (0.08 + 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float64, (3, 6), elements=st.floats(-6, 6)), st.integers(1, 6))
+def test_soft_dice_is_at_most_1_and_reaches_it_where_nothing_is_in_doubt(logits: np.ndarray, chunk: int) -> None:
+    p = np.exp(logits) / np.exp(logits).sum(0)
+    whole = soft_dice(CLASSES, p)
+    assert 0 < whole <= 1
+    assert soft_dice(CLASSES, p, chunk) == pytest.approx(whole, rel=1e-12)
+    sure = np.eye(3)[p.argmax(0)].T
+    assert soft_dice(CLASSES, sure) == 1
+
+
 def test_nothing_predicted() -> None:
     empty = np.zeros((1, 2, 2), np.int16)
     found = score(CLASSES, np.stack([empty, empty]), empty, np.full(empty.shape, 0.7))
-    assert (found.softmax, found.foreground, found.volumes["tumour"].high) == (1.0, 0.0, 0.0)
+    assert (found.softmax, found.soft_dice, found.foreground, found.volumes["tumour"].high) == (1.0, 1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

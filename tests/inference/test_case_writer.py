@@ -131,6 +131,6 @@ def test_images_without_spacing_are_measured_in_pixels() -> None:
     from ldseg_auto.data.geometry import Geometry
 
     bare, real = (Geometry((4, 4, 1), (1.0, 1.0, 999.0), dimension=2, has_spacing=h) for h in (False, True))
-    score = CaseScore(1, None, 0.9, {}, 3.0, "mm2")
+    score = CaseScore(1, None, 0.9, 0.85, {}, 3.0, "mm2")
     assert score.completed([], 1, bare).unit == "pixels" and score.completed([], 1, real).unit == "mm2"
     assert score.completed([], 1, None).unit == "mm2"

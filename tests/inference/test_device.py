@@ -6,15 +6,19 @@ import pytest
 import torch
 
 from ldseg_auto.errors import InputError
-from ldseg_auto.inference.device import choose_device, inference_type, training_precision
+from ldseg_auto.inference import device as devices
+from ldseg_auto.inference.device import bf16_pays, choose_device, inference_type, training_precision
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False, amx: bool = False, bf16: bool = True) -> None:
+def machine(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool = False, mps: bool = False, amx: bool = False, bf16: bool = True, avx: bool = False
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
 
 
@@ -56,3 +60,65 @@ def test_precision(
     else:
         with pytest.raises(InputError, match=rf"training.precision = float16 needs CUDA, the device is {device.type}. Use bf16"):
             training_precision(device, "float16")
+
+
+@pytest.mark.parametrize(("pays", "processes", "expected"), [(True, 1, "bf16-mixed"), (False, 1, "32-true"), (True, 2, "32-true")])
+def test_a_cpu_whose_bf16_may_be_slow_is_tried_out(monkeypatch: pytest.MonkeyPatch, pays: bool, processes: int, expected: str) -> None:
+    machine(monkeypatch, avx=True)
+    monkeypatch.setattr(devices, "bf16_pays", lambda: pays)
+    assert training_precision(CPU, "auto", processes) == expected
+    machine(monkeypatch, amx=True, avx=True)
+    assert training_precision(CPU, "auto", processes) == "bf16-mixed"
+    machine(monkeypatch)
+    assert training_precision(CPU, "auto", processes) == "32-true"
+
+
+@pytest.mark.parametrize(("seconds", "pays"), [((1.0, 0.5), True), ((1.0, 0.9), False), ((1.0, 1.3), False)])
+def test_the_trial_compares_the_fastest_of_each(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], pays: bool) -> None:
+    """A clock that advances by what each precision takes, and once by much more: a pause of a busy machine."""
+    clock, starts = [0.0], iter(range(100))
+    lowered: list[bool] = []
+    real = torch.nn.functional.conv3d
+
+    def watched(*args: torch.Tensor, padding: int) -> torch.Tensor:
+        lowered.append(torch.is_autocast_enabled("cpu"))
+        clock[0] += seconds[lowered[-1]] + 100 * (next(starts) in (1, 4))
+        return real(*args, padding=padding)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", watched)
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: clock[0])
+    state = torch.random.get_rng_state()
+    bf16_pays.cache_clear()
+    assert bf16_pays() is pays
+    bf16_pays.cache_clear()
+    assert {True, False} == set(lowered) and torch.equal(state, torch.random.get_rng_state())  # weights drawn later stay the same
+
+
+def test_volumes_of_two_planes_stay_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, amx=True)
+    assert training_precision(CPU, depths=[8, 4, 1]) == "bf16-mixed"
+    assert training_precision(CPU, depths=[8, 4, 2]) == training_precision(CPU, "float32", depths=[2]) == "32-true"
+    with pytest.raises(InputError, match=r"precision = bf16: the network's grids have 8, 2 positions along the first axis"):
+        training_precision(CPU, "bf16", depths=[8, 2])
+    assert training_precision(CUDA, depths=[2]) == training_precision(CUDA, "bf16", depths=[2]) == "bf16-mixed"
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU has no AVX512-BF16: bf16 is not chosen on it")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("depth", [1, 3, 4, 5, 6, 8])
+def test_gradients_of_other_volumes_are_right_in_bf16(depth: int, stride: int) -> None:
+    """Against float32, with freed memory full of a large number: what a convolution leaves as it was shows."""
+    torch.manual_seed(0)
+    image, layer = torch.randn(2, 16, depth, 5, 7, requires_grad=True), torch.nn.Conv3d(16, 32, 3, stride, 1)
+    expected = layer(image)
+    direction = torch.randn_like(expected)
+    exact = torch.autograd.grad(expected, (image, layer.weight), direction)
+    del expected
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            lowered = layer(image)
+        for size in (2**n for n in range(6, 19)):
+            torch.full((size,), 1e30)
+        found = torch.autograd.grad(lowered, (image, layer.weight), direction.bfloat16())
+        for one, other in zip(found, exact, strict=True):
+            assert float((one - other).abs().max()) < 0.05 * float(other.abs().max())

@@ -150,10 +150,20 @@ def test_maps_of_several_models_and_samples(
     members = labels.table.T if labels.has_regions else labels.table.T[1:]
     masks = np.stack([np.stack([m[s] > 0 for m in members]) for s in found.samples])
     assert found.score.agreement == pytest.approx(pairwise_dice(masks))
+    assert found.score.soft_dice == pytest.approx(soft_dice(labels, maps.mean(0), found.indices), rel=1e-4)
     assert found.score.draws == 6
     plainly = streamed(configuration, models, plans, data, properties, draws, Wanted(), labels)
     np.testing.assert_array_equal(plainly.indices, found.indices)
     assert plainly.probabilities is plainly.entropy is plainly.samples is None and plainly.score == found.score
+
+
+def soft_dice(labels: LabelSpec, mean: np.ndarray, indices: np.ndarray) -> float:
+    """Of mean probabilities (heads, z, y, x), class by class."""
+    values = []
+    for number, p in enumerate(mean if labels.has_regions else mean[1:]):
+        mask = p > 0.5 if labels.has_regions else indices == number + 1
+        values += [2 * p[mask].sum() / (p[(p >= 0.1) | mask].sum() + mask.sum())] if mask.any() else []
+    return float(np.mean(values))
 
 
 def _outside(labels: LabelSpec) -> list[float]:
@@ -189,7 +199,9 @@ def test_slabs_and_left_out_heads_change_no_label(
     assert found.samples is not None
     for sample, expected in zip(found.samples, each, strict=True):
         np.testing.assert_array_equal(sample, labels.assign(expected))
-    np.testing.assert_array_equal(found.indices, labels.assign((each[0] + each[1]) / np.float32(2)))
+    mean = (each[0] + each[1]) / np.float32(2)
+    np.testing.assert_array_equal(found.indices, labels.assign(mean))
+    assert found.score.soft_dice == (pytest.approx(soft_dice(labels, mean, found.indices)) if found.indices.any() else 1)
 
 
 def test_streams_of_two_grids_are_averaged_draw_by_draw() -> None:

@@ -29,7 +29,8 @@ from ldseg_auto.inference.outputs import (
 from ldseg_auto.inference.prediction import Prediction, Wanted
 
 LABELS = LabelSpec.from_dict({"background": 0, "left / upper": 1, "tumour": 7})
-SCORE = CaseScore(2, 0.75, 0.9, {"left / upper": Volume(1.0, 0.5, 1.5, 1.1), "tumour": Volume(0.0, 0.0, 0.0, 0.0)}, 1.1, "ml", 0.8, 0.05)
+VOLUMES = {"left / upper": Volume(1.0, 0.5, 1.5, 1.1), "tumour": Volume(0.0, 0.0, 0.0, 0.0)}
+SCORE = CaseScore(2, 0.75, 0.9, 0.85, VOLUMES, 1.1, "ml", 0.8, 0.05)
 TURNED = (0.0, -1.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0)  # a permutation with two mirrorings
 
 
@@ -165,20 +166,21 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     [(0.8, None, ""), (None, None, ""), (0.8, 0.7, ""), (0.8, 0.9, "low"), (0.8, 0.8, ""), (None, 0.5, "unknown")],
 )
 def test_flags(dice: float | None, below: float | None, flag: str) -> None:
-    assert case_record(CaseScore(1, None, 0.9, {}, predicted_dice=dice), below)["flag"] == flag
+    assert case_record(CaseScore(1, None, 0.9, 0.85, {}, predicted_dice=dice), below)["flag"] == flag
 
 
 def test_the_table_is_by_name_and_has_stable_columns(tmp_path: Path) -> None:
-    single = CaseScore(1, None, 0.95, {n: Volume(2.0, 2.0, 2.0, 2.0) for n in LABELS.foreground_names}, 4.0)
+    single = CaseScore(1, None, 0.95, 0.85, {n: Volume(2.0, 2.0, 2.0, 2.0) for n in LABELS.foreground_names}, 4.0)
     cases = {"b": case_record(SCORE, 0.9), "a": case_record(single, 0.9)}
     PredictionTable(tmp_path, {"flag_below": 0.9}).write(cases)
     with open(tmp_path / "predictions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    columns = ["case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "draws", "unit", "foreground"]
+    columns = ["case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "soft_dice", "draws", "unit", "foreground"]
     names = [f"volume_{n}{e}" for n in ("left / upper", "tumour") for e in ("", "_low", "_high")]
     assert list(rows[0]) == columns + names
     assert [r["case"] for r in rows] == ["a", "b"]
     assert (rows[0]["agreement"], rows[0]["predicted_dice"], rows[0]["flag"]) == ("", "", "unknown")
+    assert (rows[1]["softmax"], rows[1]["soft_dice"]) == ("0.9", "0.85")
     assert (rows[1]["flag"], rows[1]["volume_left / upper"], rows[1]["volume_left / upper_high"]) == ("low", "1.1", "1.5")
     content = json.loads((tmp_path / "predictions.json").read_text())
     assert content["flag_below"] == 0.9 and list(content["cases"]) == ["a", "b"]

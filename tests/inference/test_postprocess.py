@@ -91,7 +91,7 @@ def test_largest_is_idempotent_and_one_component(seed: int) -> None:
 
 def test_sizes_of_the_cleaned_map() -> None:
     volumes = {name: Volume(5.0, 4.0, 6.0, 9.0) for name in ("whole", "core", "active")}
-    score = CaseScore(4, 0.5, 0.9, volumes, foreground=9.0, predicted_dice=0.8)
+    score = CaseScore(4, 0.5, 0.9, 0.85, volumes, foreground=9.0, predicted_dice=0.8)
     found = with_mask(score, row("0111223000"), REGIONS, SPACING)
     assert {n: v.mask for n, v in found.volumes.items()} == pytest.approx({"whole": 0.012, "core": 0.006, "active": 0.002})
     assert found.foreground == pytest.approx(0.012)

@@ -22,7 +22,7 @@ ORANGE, BLUE = ((int(c[1:3], 16), int(c[3:5], 16), int(c[5:7], 16)) for c in COL
 
 def score_of(labels: LabelSpec, size: float, draws: int = 1) -> CaseScore:
     volumes = {name: Volume(size, size, size, size) for name in labels.foreground_names}
-    return CaseScore(draws, 0.9 if draws > 1 else None, 0.8 if size else 1.0, volumes, size)
+    return CaseScore(draws, 0.9 if draws > 1 else None, 0.8 if size else 1.0, 0.7, volumes, size)
 
 
 def prediction(label: np.ndarray, spacing: tuple[float, ...] = (2.0, 1.0, 1.0), entropy: bool = True) -> Prediction:

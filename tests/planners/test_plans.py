@@ -90,7 +90,7 @@ def test_a_fixed_method_goes_through_json(tmp_path: Path, variant: str, raters: 
     ("prediction", "eps", "z0"), ("label_input", "integer", "onehot"), ("skips", False, True), ("denoiser", "attention", "unet"),
     ("standardisation", "sample", "running"), ("stop_gradient", False, True), ("pure_noise", 0.5, 1.0), ("recycling", 0.5, 0.0),
     ("later_steps", 0.5, 0.0),
-    ("reconstruction_weight", 0.5, 0.0), ("reconstruction_share", 0.25, 0.0), ("regression_weight", 1.0, 0.0), ("diversity", 1.0, 0.0),
+    ("reconstruction_weight", 0.5, 0.0), ("reconstruction_share", 0.125, 0.0), ("regression_weight", 1.0, 0.0), ("diversity", 1.0, 0.0),
     ("input_scale", 0.5, 1.0),
 ])  # fmt: skip
 def test_direct_refuses_what_an_arm_without_diffusion_has_not(name: str, value: Any, own: Any) -> None:

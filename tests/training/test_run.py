@@ -17,6 +17,7 @@ import torch
 
 from ldseg_auto.errors import InputError, LdsegError, ModelError
 from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice
+from ldseg_auto.inference import device
 from ldseg_auto.inference.model_folder import load_network, read_model_folder
 from ldseg_auto.inference.window import NotFinite, SlidingWindow
 from ldseg_auto.planners.method import Method
@@ -74,6 +75,33 @@ def test_a_complete_model_folder(preprocessed: Path, results: Path) -> None:
     assert Plans.load(fold / "plans.json") == model.plans
     ema = checkpoint.load(fold / "checkpoint_final.pth")["ema"]
     torch.testing.assert_close(load_network(model, "0", torch.device("cpu")).state_dict(), ema)
+
+
+def test_a_continued_training_computes_in_what_it_began_with(preprocessed: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial on a busier machine may say something else; what is set by name is taken. 2D, as the 3D patch has a grid of 2 planes."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(device, "bf16_pays", lambda: True)
+
+    def computed_in(epochs: int, *more: str, resume: bool, root: Path = results) -> str:
+        settings = [*FAST[:1], *FAST[2:], f"training.epochs={epochs}", *more]
+        fold = train_fold(preprocessed, root, 0, Options("2d", settings, device="cpu", resume=resume, validate=False))
+        assert checkpoint.load(fold / "checkpoint_final.pth")["precision"] == json.loads((fold / "manifest.json").read_text())["precision"]
+        return str(json.loads((fold / "manifest.json").read_text())["precision"])
+
+    assert computed_in(1, resume=False) == "bf16-mixed"
+    monkeypatch.setattr(device, "bf16_pays", lambda: False)
+    assert computed_in(2, resume=True) == "bf16-mixed"
+    assert computed_in(3, "training.precision=float32", resume=True) == "32-true"
+    assert computed_in(1, resume=False, root=results / "other") == "32-true"
+
+
+def test_bf16_is_not_for_grids_of_two_planes_on_a_cpu(preprocessed: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="training.precision = bf16: the network's grids have 4, 2.* positions along the first axis"):
+        train_fold(preprocessed, results, 0, Options(settings=[*FAST, "training.precision=bf16"], device="cpu"))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    fold = train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", validate=False))
+    assert json.loads((fold / "manifest.json").read_text())["precision"] == "32-true"
 
 
 @pytest.mark.parametrize("on", [True, False])

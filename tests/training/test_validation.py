@@ -54,7 +54,7 @@ def test_whole_cases_against_every_rater(
     assert result["mean"] == pytest.approx((result["per_class"]["organ"] + 0.5) / 2) and result["steps"] == 2
     evidence = result["evidence"][names[0]]
     voxels = int((truth[names[0]] > 0).sum())
-    assert evidence == {"softmax": 1.0, "foreground": pytest.approx(voxels / 1000), "agreement": None}
+    assert evidence == {"softmax": 1.0, "foreground": pytest.approx(voxels / 1000), "agreement": None, "soft_dice": 1.0}
     assert [p.case for p in pairs_of(result)] == names
     assert pairs_of(result)[0].dice == pytest.approx((1 + 1 + dice(*organ) + 0) / 4)
 
