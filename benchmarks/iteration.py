@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/iteration.py /tmp/results/preprocessed/Dataset004_Hippocampus/ldsegPlans.json \\
         --set "network.features_per_stage=[16,32,64,128]" --set batch_size=2
 
-Each row is a process of its own; rows alternate over the rounds and the fastest process counts. To expect on two cores without AMX: auto
-1.2 to 1.4 times direct, bf16 slower than float32, memory given back slower than kept. About 2 minutes.
+Each row is a process of its own; rows alternate over the rounds and the fastest process counts. To expect on two cores: auto 1.2 to 1.4
+times direct, bf16 between half of float32's time and 1.3 times it, as the processor goes, memory given back slower than kept. About 2
+minutes.
 """
 
 from __future__ import annotations

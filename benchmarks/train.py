@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/train.py                                    Hippocampus, 3d_fullres, on the CPU (10 minutes on two cores)
     .venv/bin/python benchmarks/train.py --rounds 1 --iterations 4          a try
-    .venv/bin/python benchmarks/train.py --device cuda --batch 7 --iterations 200 --workers 12
+    .venv/bin/python benchmarks/train.py --device cuda --iterations 200 --workers 12
     .venv/bin/python benchmarks/train.py --device cuda --only direct auto auto-compiled --set training.augment_on=cpu
 
 All train fold 0 of Hippocampus with nnU-Net's planned patch, widths and strides of the encoder, and `--batch` samples, augmented with the
@@ -224,7 +224,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("benchmarks/output/train"), help="folder for preprocessed data, models and logs")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each row (default: 2)")
     parser.add_argument("--iterations", type=int, default=12, help="of the measured epoch, and of the warm-up (default: 12)")
-    parser.add_argument("--batch", type=int, default=2, help="samples per iteration (default: 2; nnU-Net plans 7)")
+    parser.add_argument("--batch", type=int, default=7, help="samples per iteration (default: 7, as both plan)")
     parser.add_argument("--workers", type=int, default=2, help="processes that augment (default: 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the training on the CPU (default: one per CPU)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")

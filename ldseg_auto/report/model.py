@@ -215,9 +215,8 @@ def calibration_section(anew: Anew) -> Section:
 
 def predicted_section(folds: Sequence[FoldFiles]) -> Section:
     """What predictions say of their own Dice."""
-    text = (
-        "From what a prediction says of itself (softmax response, agreement of samples, size) to the Dice it has. Each case was held out."
-    )
+    what = "softmax response, soft Dice, agreement of samples, size"
+    text = f"From what a prediction says of itself ({what}) to the Dice it has. Each case was held out."
     figures = predicted_figures(folds)
     notes = [f"Fold {f.fold}: {f.predicted.note}" for f in folds if f.predicted and f.predicted.note]
     body = charts(figures) if figures else paragraph("There is no fit.", "muted")
