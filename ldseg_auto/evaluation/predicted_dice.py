@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import nnls
 
 from ldseg_auto.errors import ModelError, PlansError
 from ldseg_auto.files import read_json, write_json
@@ -257,6 +256,8 @@ def make_curve(kind: str, features: tuple[str, ...], pairs: Sequence[Pair]) -> C
     values = np.array([[p.evidence.values[f] for f in features] for p in pairs])
     if kind == "isotonic":
         return Curve(kind, features, knots=isotonic(values[:, 0], dice))
+    from scipy.optimize import nnls  # here, because prediction, which fits nothing, starts 0.4 s earlier without it
+
     centre, middle = values.mean(0), float(dice.mean())
     free = [i for i, f in enumerate(features) if f == SIZE]
     table = np.concatenate([values - centre, -(values - centre)[:, free]], axis=1)  # a free weight is a difference of two from 0 up

@@ -13,7 +13,6 @@ from ldseg_auto.data.image_io import read_image, write_label
 from ldseg_auto.errors import InputError
 from ldseg_auto.inference.outputs import Extras, PredictionTable, case_record, read_predictions, write_extras
 from ldseg_auto.inference.prediction import Prediction
-from ldseg_auto.inference.preview import preview_png
 
 
 class CaseWriter:
@@ -56,6 +55,8 @@ class CaseWriter:
         ending, labels = self.description.file_ending, self.description.labels
         files = write_extras(prediction, self.output, labels, ending, self.extras)
         if self.extras.preview:
+            from ldseg_auto.inference.preview import preview_png  # here: Pillow's drawing loads slowly
+
             image = read_image(case.images).array  # read again: holding it until now would cost memory in every run
             files.append(self.output / "previews" / f"{case.identifier}.png")
             preview_png(files[-1], prediction, image, labels)

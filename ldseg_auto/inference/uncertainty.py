@@ -15,7 +15,6 @@ a caller can go head by head and slab by slab: `export.py` holds neither the hea
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import entr
 
 
 def entropy(probabilities: np.ndarray, regions: bool) -> np.ndarray:
@@ -41,4 +40,6 @@ def mutual_information(total: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 def _term(p: np.ndarray) -> np.ndarray:
     """-p log p, 0 at p = 0; what rounding leaves outside 0 to 1 counts as the end."""
+    from scipy.special import entr  # here: a fifth of a second of start-up that label maps alone do without
+
     return np.asarray(entr(np.clip(np.asarray(p, np.float32), 0, 1)))
