@@ -73,6 +73,7 @@ WITHOUT = {  # auto less one part
         "method.recycling=1",
     ),
     "all-recycling": ("method.recycling=1",),
+    "last-prediction": ("method.average_steps=false",),
 }
 
 

@@ -37,6 +37,7 @@ class Method:
     diversity: float | None = None  # at t = 1: 0 trains the best mask, 1 the energy score, whose optimum is the posterior
     dice_weight: float | None = None  # against cross-entropy
     input_scale: float | None = None  # of the latent before noise is added; below 1 makes every t harder
+    average_steps: bool | None = None  # a sample's steps go towards the mean of all its predictions so far, not towards the last one
 
     def __post_init__(self) -> None:
         allowed = {
@@ -55,11 +56,12 @@ class Method:
     def resolved(self, variant: str, raters: int) -> Parts:
         """Every part of `variant` on data of so many raters, this object's own values first.
 
-        What one of them rules out goes with it: the gate with diversity, t = 1 with prediction of eps, the block code with integer labels.
+        What one of them rules out goes with it: the gate and the averaged steps with diversity, t = 1 with prediction of eps, the block
+        code with integer labels.
         """
         own = {k: v for k, v in asdict(self).items() if v is not None}
         if self.diversity:
-            own = {"signal_gate": False, **own}
+            own = {"signal_gate": False, "average_steps": False, **own}
         if self.label_input == "integer":
             own = {"block_code": False, **own}
         if self.prediction == "eps":
@@ -94,6 +96,7 @@ class Parts:
     diversity: float
     dice_weight: float
     input_scale: float
+    average_steps: bool
 
 
 PUBLISHED: Mapping[str, Any] = {
@@ -102,6 +105,7 @@ PUBLISHED: Mapping[str, Any] = {
     "stop_gradient": False, "pure_noise": 0.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0,
     "reconstruction_share": 0.0, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 2.0, "input_scale": 1.0,
+    "average_steps": False,
 }  # fmt: skip
 AUTO: dict[str, Any] = {
     "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
@@ -109,13 +113,14 @@ AUTO: dict[str, Any] = {
     "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.5, "recycling": 0.5, "skip_dropout": 0.0,
     "skip_noise": 1.0, "reconstruction_weight": 0.5,
     "reconstruction_share": 0.125, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
+    "average_steps": True,
 }  # fmt: skip
 
 
 DIRECT: Mapping[str, Any] = AUTO | {
     "block_code": False, "pure_noise": 1.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0, "reconstruction_share": 0.0,
-    "regression_weight": 0.0,
+    "regression_weight": 0.0, "average_steps": False,
 }  # fmt: skip
 # what weights are made for
 OF_NETWORK = ("prediction", "label_input", "skips", "denoiser", "signal_gate", "standardisation", "input_scale")

@@ -21,6 +21,21 @@ def keep(z: torch.Tensor) -> torch.Tensor:
     return z
 
 
+def averaged(predict: Predict) -> Predict:
+    """`predict` for one sample, each time the mean of all predictions so far, for any sampler.
+
+    Where x leaves one mask possible, every prediction estimates the same latent, each from another disturbance of it: their mean is nearer
+    than the last one. Where x leaves several, it is no draw from them.
+    """
+    total: list[torch.Tensor] = []
+
+    def mean(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        total.append(predict(z, t) + (total[-1] if total else 0))
+        return total[-1] / len(total)
+
+    return mean
+
+
 def ddim(predict: Predict, noise: torch.Tensor, steps: int, schedule: str, adjust: Adjust = keep, scale: float = 1.0) -> torch.Tensor:
     """Song et al. 2021, eq. 12 with eta = 0, on trailing times.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ldseg_auto.diffusion.samplers import ddim, ddpm, keep, multistep
+from ldseg_auto.diffusion.samplers import averaged, ddim, ddpm, keep, multistep
 from ldseg_auto.diffusion.schedule import signal_and_noise
 from ldseg_auto.networks.parts import Denoiser, ImageEncoder, LabelDecoder, LabelEncoder
 from ldseg_auto.networks.standardise import PerSample, Running, Stacked, alone, standardise_sample
@@ -142,12 +142,13 @@ class LDSeg(nn.Module):
         def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.clean(z, t, condition)
 
+        guess = averaged(predict) if self.parts.average_steps else predict
         scale = self.parts.input_scale
         if self.sampler != "ddpm":
-            return {"ddim": ddim, "multistep": multistep}[self.sampler](predict, noise, steps, self.schedule, adjust, scale)
+            return {"ddim": ddim, "multistep": multistep}[self.sampler](guess, noise, steps, self.schedule, adjust, scale)
         if fresh is None:
             raise ValueError("sampler = ddpm needs fresh noise for each step.")
-        return ddpm(predict, noise, steps, self.schedule, fresh, adjust, scale)
+        return ddpm(guess, noise, steps, self.schedule, fresh, adjust, scale)
 
     def decode(self, z: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         """Logits `(b, heads, *spatial)`; without a condition the image is switched off."""

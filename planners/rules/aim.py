@@ -7,12 +7,12 @@ def aim(raters: int) -> dict[str, float | bool]:
     """The parts of the method that depend on the number of raters.
 
     With several raters one image has several truths: the energy score draws from their distribution, and recycling, which teaches the
-    denoiser to distrust what it is given, is left out, as is the gate that hides the noise from the first step. With one rater these
-    would trade accuracy for spread.
+    denoiser to distrust what it is given, is left out, as are the gate that hides the noise from the first step and the averaging of a
+    sample's steps. With one rater these would trade accuracy for spread.
     """
     if raters == 1:
         return {}
-    return {"diversity": 1.0, "signal_gate": False, "recycling": 0.0, "pure_noise": 0.5, "later_steps": 0.0}
+    return {"diversity": 1.0, "signal_gate": False, "recycling": 0.0, "pure_noise": 0.5, "later_steps": 0.0, "average_steps": False}
 
 
 def why(raters: int) -> str:

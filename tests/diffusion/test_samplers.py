@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldseg_auto.diffusion.samplers import ddim, ddpm, multistep
+from ldseg_auto.diffusion.samplers import averaged, ddim, ddpm, multistep
 from ldseg_auto.diffusion.schedule import alpha_bar
 
 # science.md 4: share of the standard deviation that S steps of DDIM retain, cosine schedule.
@@ -131,6 +131,33 @@ def test_variance_of_ddpm_on_a_gaussian(variance: float, steps: int, scale: floa
     z = ddpm(optimal(variance, scale=scale), draw(), steps, "cosine", lambda i: draw(), scale=scale)
     assert float(z.var()) == pytest.approx(expected, rel=5 * math.sqrt(2 / n))
     assert expected < variance
+
+
+def test_averaged_predictions_are_their_running_mean_and_steer_the_steps() -> None:
+    """By hand for two steps of DDIM: the second starts from the first's latent at half the time, and ends at the mean."""
+    seen: list[torch.Tensor] = []
+    guesses = iter([torch.tensor([[3.0]]), torch.tensor([[1.0]]), torch.tensor([[8.0]])])
+
+    def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(z)
+        return next(guesses)
+
+    drawn = ddim(averaged(predict), torch.tensor([[2.0]]), 3, "cosine")
+    eps = 2.0  # of pure noise, and then of what is left when the mean is taken away
+    assert float(seen[1]) == pytest.approx(math.sqrt(cosine_share(2 / 3)) * 3 + math.sqrt(1 - cosine_share(2 / 3)) * eps)
+    eps = (float(seen[1]) - math.sqrt(cosine_share(2 / 3)) * 2) / math.sqrt(1 - cosine_share(2 / 3))
+    assert float(seen[2]) == pytest.approx(math.sqrt(cosine_share(1 / 3)) * 2 + math.sqrt(1 - cosine_share(1 / 3)) * eps)
+    assert float(drawn) == pytest.approx((3 + 1 + 8) / 3)
+
+
+@pytest.mark.parametrize(("steps", "seed"), [(1, 0), (2, 1), (3, 2), (7, 3), (12, 4)])
+def test_averaging_errors_that_do_not_depend_on_each_other_makes_them_smaller(steps: int, seed: int) -> None:
+    """Predictions with independent errors of deviation 1: n of them leave 1 / sqrt(n), the last one alone leaves 1."""
+    generator = torch.Generator().manual_seed(seed)
+    predict = lambda z, t: 5 + torch.randn(z.shape, generator=generator)  # noqa: E731
+    drawn = ddim(averaged(predict), torch.randn(20_000, 1, generator=generator), steps, "cosine")
+    assert float(drawn.mean()) == pytest.approx(5, abs=0.05)
+    assert float(drawn.std()) == pytest.approx(1 / math.sqrt(steps), rel=0.05)
 
 
 @pytest.mark.parametrize("sampler", [ddim, multistep])

@@ -293,12 +293,31 @@ def test_the_planned_sampler_is_taken(make_configuration: Make) -> None:
     condition_of, noise = torch.randn(1, 1, 16, 24), torch.randn(1, 3, 8, 12)
     drawn = {}
     for name, sampler in (("ddim", ddim), ("multistep", multistep)):
-        model = build(make_configuration(sampling=Sampling(6, name)))
+        model = build(replace(make_configuration(sampling=Sampling(6, name)), method=Method(average_steps=False)))
         condition = model.condition(condition_of)
         drawn[name] = model.sample(noise, condition, 6)
         expected = sampler(lambda z, t, m=model, c=condition: m.denoise(z, t, c), noise, 6, "cosine")
         torch.testing.assert_close(drawn[name], expected)
     assert not torch.allclose(drawn["ddim"], drawn["multistep"], atol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "multistep", "ddpm"])
+def test_averaged_steps_end_at_the_mean_of_all_predictions(make_configuration: Make, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+    """With one rater. With several, and where it is switched off, at the last prediction."""
+    noise, guesses = torch.randn(1, 3, 8, 12), torch.randn(4, 1, 3, 8, 12)
+    configuration = make_configuration(sampling=Sampling(4, sampler))
+    for method, raters, expected in (
+        (Method(), 1, guesses.mean(0)), (Method(average_steps=False), 1, guesses[-1]), (Method(), 4, guesses[-1]),
+    ):  # fmt: skip
+        model = build(replace(configuration, method=method, raters=raters))
+        given = iter(guesses)
+        monkeypatch.setattr(model, "clean", lambda zt, t, condition, given=given: next(given))
+        drawn = model.sample(noise, None, 4, lambda i: noise)  # type: ignore[arg-type]
+        if sampler != "multistep":  # which ends at an extrapolation along its predictions
+            torch.testing.assert_close(drawn, expected)
+        given = iter(guesses)
+        monkeypatch.setattr(model, "clean", lambda zt, t, condition, given=given: next(given))
+        torch.testing.assert_close(model.sample(noise, None, 1, lambda i: noise), guesses[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("setup", [{}, {"strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)), "stage": 2, "patch": (4, 8, 16)}], ids=["2d", "3d"])
