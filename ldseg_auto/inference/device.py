@@ -32,29 +32,29 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def training_precision(device: torch.device, wanted: str = "auto", processes: int = 1, depths: Sequence[int] = ()) -> str:
+def training_precision(device: torch.device, wanted: str = "auto", processes: int = 1, thin: Sequence[int] = ()) -> str:
     """Lightning Fabric's name for `wanted` (auto, float32, bf16 or float16; plans: training.precision) on `device`.
 
     `auto`: bf16 where the hardware multiplies matrices of it (CUDA, AMX), else float16 on CUDA. A CPU with AVX512-BF16 but without AMX
     is tried out (`bf16_pays`), unless `processes` train together, which must choose alike. All else computes in float32: a CPU with AVX2
     alone emulates bf16, a 3D convolution was measured 20 to 40 times slower there.
 
-    On a CPU bf16 is not for volumes of 2 positions along the first axis: oneDNN 3.12 (torch 2.13, AVX512-BF16) leaves a part of the
-    weights' gradient as the memory happened to be where a kernel of 3 meets such a volume; of 1, 3 to 10 positions, of stride 2 and in 2D
-    it was right (2560 convolutions against float32, 26 November 2026).
+    On a CPU bf16 is not for volumes of 2 planes: oneDNN 3.12 (torch 2.13, AVX512-BF16) leaves a part of the weights' gradient as the
+    memory happened to be where a kernel of 3 meets such a volume; of 1, 3 to 10 planes, of stride 2 and in 2D it was right (2560
+    convolutions against float32, 26 November 2026).
 
     Args:
-        depths: positions along the first axis of the grids that 3D convolutions see.
+        thin: planes of the grids that have fewer than the kernel on them (networks/depths.py).
 
     Raises:
         InputError: float16 where only CUDA multiplies it, bf16 where its gradients would be wrong.
     """
-    unsafe = device.type == "cpu" and 2 in depths
+    unsafe = device.type == "cpu" and bool(thin)
     if wanted == "float16" and device.type != "cuda":
         raise InputError(f"training.precision = float16 needs CUDA, the device is {device.type}. Use bf16, float32 or auto there.")
     if wanted == "bf16" and unsafe:
-        grids = f"the network's grids have {', '.join(map(str, depths))} positions along the first axis"
-        raise InputError(f"training.precision = bf16: {grids}, and bf16 gradients of 2 are wrong on a CPU. Use float32 or auto.")
+        grids = f"the network has 3D grids of {', '.join(map(str, thin))} planes, fewer than the kernels on them"
+        raise InputError(f"training.precision = bf16: {grids}, whose gradients a CPU gets wrong in bf16. Use float32 or auto.")
     if wanted != "auto":
         return NAMES[wanted]
     if device.type == "cuda":
@@ -68,7 +68,7 @@ def training_precision(device: torch.device, wanted: str = "auto", processes: in
 @functools.cache
 def bf16_pays() -> bool:
     """Whether a 3D convolution, forward and backward, takes at least a fifth less time in bf16 than in float32 on this CPU: the fastest of
-    some alternating trials, about a tenth of a second.
+    some alternating trials, a tenth to a fifth of a second.
 
     The dot product of AVX512-BF16 does twice a float32 unit's work on some processors (measured: training 1.9 times as fast on a Zen 4),
     and no more than two of its units on others, where conversions come on top (measured: 1.3 times slower).

@@ -11,6 +11,7 @@ import torch
 from ldseg_auto.errors import LdsegError
 from ldseg_auto.inference.device import NAMES, choose_device, training_precision
 from ldseg_auto.inference.fallback import out_of_memory
+from ldseg_auto.networks.depths import thin_grids
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.progress import Progress, silent
 from ldseg_auto.training import checkpoint
@@ -136,9 +137,9 @@ def _memory(prepared: Prepared) -> Iterator[None]:
 def _trainer(prepared: Prepared, folder: Path, device: torch.device, options: Options, before: str | None) -> Trainer:
     """`before`: what a training that goes on was computed in; `auto` stays with it on a CPU, where it is tried out."""
     configuration = prepared.configuration
-    wanted, strides = configuration.training.precision, configuration.network.cumulative_strides
-    depths = [configuration.patch_size[0] // stride[0] for stride in strides] if configuration.dimensions == 3 else []
-    precision = training_precision(device, wanted, options.devices * options.nodes, depths)
+    wanted, heads = configuration.training.precision, prepared.description.labels.num_heads
+    thin = thin_grids(configuration, heads) if device.type == "cpu" else []
+    precision = training_precision(device, wanted, options.devices * options.nodes, thin)
     if wanted == "auto" and device.type == "cpu" and before in (NAMES["float32"], NAMES["bf16"]):
         precision = before
     fabric = make_fabric(device, precision, options.devices, options.nodes)

@@ -94,13 +94,15 @@ def test_the_trial_compares_the_fastest_of_each(monkeypatch: pytest.MonkeyPatch,
     assert {True, False} == set(lowered) and torch.equal(state, torch.random.get_rng_state())  # weights drawn later stay the same
 
 
-def test_volumes_of_two_planes_stay_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grids_thinner_than_their_kernels_stay_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, amx=True)
-    assert training_precision(CPU, depths=[8, 4, 1]) == "bf16-mixed"
-    assert training_precision(CPU, depths=[8, 4, 2]) == training_precision(CPU, "float32", depths=[2]) == "32-true"
-    with pytest.raises(InputError, match=r"precision = bf16: the network's grids have 8, 2 positions along the first axis"):
-        training_precision(CPU, "bf16", depths=[8, 2])
-    assert training_precision(CUDA, depths=[2]) == training_precision(CUDA, "bf16", depths=[2]) == "bf16-mixed"
+    assert training_precision(CPU, thin=[]) == "bf16-mixed"
+    assert training_precision(CPU, thin=[2]) == training_precision(CPU, "float32", thin=[2]) == "32-true"
+    with pytest.raises(
+        InputError, match="precision = bf16: the network has 3D grids of 2, 3 planes, fewer than the kernels on them, whose"
+    ):
+        training_precision(CPU, "bf16", thin=[2, 3])
+    assert training_precision(CUDA, thin=[2]) == training_precision(CUDA, "bf16", thin=[2]) == "bf16-mixed"
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU has no AVX512-BF16: bf16 is not chosen on it")
