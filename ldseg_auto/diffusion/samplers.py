@@ -27,11 +27,13 @@ def averaged(predict: Predict) -> Predict:
     Where x leaves one mask possible, every prediction estimates the same latent, each from another disturbance of it: their mean is nearer
     than the last one. Where x leaves several, it is no draw from them.
     """
-    total: list[torch.Tensor] = []
+    total: torch.Tensor | float = 0.0
+    count = 0
 
     def mean(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        total.append(predict(z, t) + (total[-1] if total else 0))
-        return total[-1] / len(total)
+        nonlocal total, count
+        total, count = predict(z, t) + total, count + 1
+        return total / count
 
     return mean
 
