@@ -70,7 +70,7 @@ class Prepared:
     folder: Path  # preprocessed/DatasetXXX_Name
     plans: Plans
     written: int  # cases preprocessed now
-    kept: int  # cases that were finished already
+    kept: int  # cases that were finished already, by a worker that died before it could say so too
     failures: Mapping[str, str]  # case -> cause
     report: Report  # written, and the cases that stand out
 
