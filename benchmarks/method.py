@@ -35,9 +35,7 @@ DATASETS = SETUPS | {
     ),
 }  # fmt: skip
 # What an arm changes against the plans; direct is what the others are compared with.
-ALIVE = (
-    "method.stop_gradient=true", "method.reconstruction_weight=0.5", "method.reconstruction_share=0.25", "method.skip_noise=1",
-)  # fmt: skip
+ALIVE = ("method.stop_gradient=true", "method.reconstruction_weight=0.5", "method.reconstruction_share=0.125")
 CHAIN = {  # from paper to auto, one change on top of the other
     "z0": ("method.prediction=z0",),
     "onehot": ("method.label_input=onehot",),
@@ -49,13 +47,13 @@ CHAIN = {  # from paper to auto, one change on top of the other
     "gate": ("method.signal_gate=true",),
     "block-code": ("method.block_code=true",),
 }
-WITHOUT = {  # auto less one part
+WITHOUT = {  # auto with one part changed
     "no-recycling": ("method.recycling=0",),
     "no-later-steps": ("method.later_steps=0", "method.recycling=0"),
     "skip-dropout": ("method.skip_dropout=0.3",),
     "no-gate": ("method.signal_gate=false",),
     "no-block-code": ("method.block_code=false",),
-    "no-skip-noise": ("method.skip_noise=0",),
+    "skip-noise": ("method.skip_noise=1",),
     "no-reconstruction": ("method.reconstruction_weight=0",),
     "no-stop-gradient": ("method.stop_gradient=false",),
     "no-ema": ("training.ema_decay=0",),
@@ -65,14 +63,15 @@ WITHOUT = {  # auto less one part
     "attention": ("method.denoiser=attention",),
     "small-latent": ("latent.channels=4",),
     "no-diversity": ("method.diversity=0",),
-    "best-mask": (  # with several raters: what one rater gets, and everything recycled
+    "best-mask": (  # with several raters: what one rater gets
         "method.diversity=0",
         "method.signal_gate=true",
         "method.pure_noise=1",
-        "method.later_steps=1",
+        "method.later_steps=0.5",
         "method.recycling=1",
+        "method.average_steps=true",
     ),
-    "all-recycling": ("method.recycling=1",),
+    "half-recycling": ("method.recycling=0.5",),
     "last-prediction": ("method.average_steps=false",),
 }
 

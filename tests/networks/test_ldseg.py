@@ -207,6 +207,16 @@ def test_paper_has_one_embedding_channel_no_skips_and_attention(make_configurati
     torch.testing.assert_close(model.decode(z, condition), model.decode(z, None), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("widths", "expected"), [((8, 16, 24), (16, 24, 24)), ((32, 64, 320), (32, 32, 32))])
+def test_the_label_encoder_stays_narrow_whatever_the_image_encoder(make_configuration: Make, widths: tuple, expected: tuple) -> None:
+    configuration = make_configuration("auto", stage=2)
+    wide = replace(configuration, network=replace(configuration.network, features_per_stage=widths))
+    model = build(wide)
+    convolutions = [m for m in model.label_encoder.layers if hasattr(m, "out_channels")]
+    assert tuple(m.out_channels for m in convolutions) == (*expected, model.channels)
+    assert [m.out_channels for m in model.image_encoder.modules() if hasattr(m, "out_channels")][-1] == widths[-1]
+
+
 def test_paper_codes_labels_as_one_integer_channel(make_configuration: Make) -> None:
     model = build(make_configuration("paper"))
     seen: list[torch.Tensor] = []

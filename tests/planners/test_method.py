@@ -36,7 +36,7 @@ def test_only_auto_aims_at_the_raters() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_own_values_come_first_and_the_others_stay(variant: str, name: str) -> None:
     other = preset("paper" if variant == "auto" else "auto", 1)
-    value = {**other, "regression_weight": 0.5, "input_scale": 0.5, "diversity": 0.5, "skip_dropout": 0.5}[name]
+    value = {**other, "regression_weight": 0.5, "input_scale": 0.5, "diversity": 0.5, "skip_dropout": 0.5, "skip_noise": 0.5}[name]
     assert preset(variant, 1)[name] != value
     # A first step that draws must read the noise; eps says nothing at t = 1.
     ruled_out = {

@@ -13,7 +13,7 @@ from ldseg_auto.planners.rules.aim import aim, why
 @pytest.mark.parametrize(
     ("raters", "diversity", "gate", "recycling", "pure_noise", "later_steps", "reason"),
     [
-        (1, 0.0, True, 0.5, 1.0, 0.5, "one rater: the best mask (no energy score)"),
+        (1, 0.0, True, 1.0, 1.0, 0.5, "one rater: the best mask (no energy score)"),
         (2, 1.0, False, 0.0, 0.5, 0.0, "2 raters: samples follow their distribution (energy score, no recycling)"),
         (4, 1.0, False, 0.0, 0.5, 0.0, "4 raters: samples follow their distribution (energy score, no recycling)"),
         (40, 1.0, False, 0.0, 0.5, 0.0, "40 raters: samples follow their distribution (energy score, no recycling)"),
