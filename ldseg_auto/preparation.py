@@ -70,7 +70,7 @@ class Prepared:
     folder: Path  # preprocessed/DatasetXXX_Name
     plans: Plans
     written: int  # cases preprocessed now
-    kept: int  # cases found finished: of an earlier run, or of a worker that died before it could report them
+    kept: int  # cases that were finished already
     failures: Mapping[str, str]  # case -> cause
     report: Report  # written, and the cases that stand out
 

@@ -62,14 +62,17 @@ def preprocess_dataset(
         hashes: case -> hash of its input files (see planners.extract.hash_case).
 
     Returns:
-        Per case the number of folders written (0: all were finished already), or its error; one case failing stops no other.
+        Per case the number of folders written (0: all were finished already), or its error; one case failing stops no other. What a
+        worker wrote counts also if it died before it could say so: whoever repeated its work found it there.
 
     Raises:
         LdsegError: a worker died.
     """
     folders = folders_of(plans, configurations)
     jobs = [Job(c, dataset.description, plans, folders, target, hashes[c.identifier]) for c in dataset.cases]
-    return run_all(pool, preprocess_case, jobs, "preprocessing", progress)
+    before = {folder: {path.stem for path in (target / folder).glob("*.json")} for folder in folders}
+    outcomes = run_all(pool, preprocess_case, jobs, "preprocessing", progress)
+    return [o if o.value != 0 else replace(o, value=sum(o.item.identifier not in there for there in before.values())) for o in outcomes]
 
 
 def preprocess_case(job: Job) -> int:

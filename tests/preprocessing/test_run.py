@@ -29,11 +29,11 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "preprocessed"
 
 
-def preprocess(folder: Path, plans: Plans, target: Path) -> dict[str, object]:
+def preprocess(folder: Path, plans: Plans, target: Path, pool: InProcess | None = None) -> dict[str, object]:
     """Case -> folders written, or the error."""
     dataset = open_dataset(folder)
     hashes = {c.identifier: hash_case(c) for c in dataset.cases}
-    outcomes = preprocess_dataset(dataset, plans, list(plans.configurations), target, hashes, InProcess())
+    outcomes = preprocess_dataset(dataset, plans, list(plans.configurations), target, hashes, pool or InProcess())
     return {o.item.identifier: o.value if o.error is None else o.error for o in outcomes}
 
 
@@ -48,6 +48,19 @@ def test_second_run_touches_nothing(folder, target, make_plans):
     assert len(before) == 3 * (4 + 2)
     assert preprocess(folder, plans, target) == {"toy_000": 0, "toy_001": 0, "toy_002": 0}
     assert times(target) == before
+
+
+def test_what_a_worker_wrote_before_it_died_counts(folder, target, make_plans):
+    """A cluster repeats the work of a worker that is gone; then nothing is left to write."""
+
+    class Repeating(InProcess):
+        def submit(self, fn, /, *args, **kwargs):
+            assert super().submit(fn, *args, **kwargs).result() == written.pop(0)  # what nobody hears
+            return super().submit(fn, *args, **kwargs)
+
+    plans, written = make_plans((3.0, 1.0, 1.0)), [1, 1, 1, 0, 0, 0]
+    assert preprocess(folder, plans, target, Repeating()) == {"toy_000": 1, "toy_001": 1, "toy_002": 1}
+    assert preprocess(folder, plans, target, Repeating()) == {"toy_000": 0, "toy_001": 0, "toy_002": 0}
 
 
 def test_what_a_killed_process_left_of_a_case_is_removed_with_it(folder, target, make_plans):
