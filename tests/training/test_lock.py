@@ -22,17 +22,15 @@ import os, sys, time
 from pathlib import Path
 from ldseg_auto.training.lock import fold_lock
 with fold_lock(Path(sys.argv[1])):
-    child = os.fork() if "fork" in sys.argv else 1
-    if child == 0:
-        time.sleep(60)
-        os._exit(0)
-    print(child, flush=True)
+    if "fork" not in sys.argv or os.fork() == 0:
+        print(os.getpid(), flush=True)  # a child says so itself: then it has forgotten the lock
     time.sleep(60)
+    os._exit(0)
 """
 
 
 def holder(folder: Path, *more: str) -> tuple[subprocess.Popen, int]:
-    """A process that holds the lock, and the id of the child that it has forked."""
+    """A process that holds the lock, and the id of the child that it has forked, or its own."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder), *more], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
