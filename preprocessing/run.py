@@ -70,9 +70,9 @@ def preprocess_dataset(
     """
     folders = folders_of(plans, configurations)
     jobs = [Job(c, dataset.description, plans, folders, target, hashes[c.identifier]) for c in dataset.cases]
-    before = {folder: {path.stem for path in (target / folder).glob("*.json")} for folder in folders}
+    before = [{path.stem for path in (target / folder).glob("*.json")} for folder in folders]
     outcomes = run_all(pool, preprocess_case, jobs, "preprocessing", progress)
-    return [o if o.value != 0 else replace(o, value=sum(o.item.identifier not in there for there in before.values())) for o in outcomes]
+    return [o if o.value != 0 else replace(o, value=sum(o.item.identifier not in there for there in before)) for o in outcomes]
 
 
 def preprocess_case(job: Job) -> int:
