@@ -22,7 +22,7 @@ from common import machine, table, versions, write_report
 
 ROWS = (("direct", "float32", "kept"), ("auto", "float32", "kept"), ("auto", "bf16", "kept"), ("auto", "float32", "given back"))
 HEADS = 3
-ITERATIONS = 16  # not all of them train the latent (method.latent_iterations)
+ITERATIONS = 16  # shares of a small batch are whole samples: iterations differ in what they train
 
 
 def measure(plans: Path, settings: list[str], variant: str, precision: str, memory: str) -> dict[str, float]:

@@ -54,17 +54,19 @@ class Objective(nn.Module):
         pure = share(parts.pure_noise, size)
         apart = pure if parts.diversity else 0  # samples that the energy score takes; the others share one pass
         losses: Losses = {name: z0.new_zeros(()) for name in self._names()}  # the same in every iteration, whatever its shares
+        drawn: torch.Tensor | None = None  # what the model draws from pure noise, where that is known
         if apart:
             mine, part = held.within(0, apart)
             losses |= _scaled(self._energy(z0[mine], onehot[mine], valid[mine], condition.select(mine), part), apart / size)
         if apart < size:
             mine, part = held.within(apart, size)
-            regressed = self._regress(z0[mine], onehot[mine], valid[mine], condition.select(mine), part, pure - apart)
+            regressed, out = self._regress(z0[mine], onehot[mine], valid[mine], condition.select(mine), part, pure - apart)
+            drawn = out.detach() if pure == size and model.one_draw else None
             losses |= _scaled(regressed, (size - apart) / size)
         more = share(parts.later_steps, size)
         if more:
             mine, part = held.within(0, more)
-            later = parts.regression_weight * self._denoised(z0[mine], valid[mine], condition.select(mine), part, 0)[2]
+            later = parts.regression_weight * self._denoised(z0[mine], valid[mine], condition.select(mine), part, 0, drawn)[2]
             losses["regression_later"] = later * more / size
         last = share(parts.reconstruction_share, size) if parts.reconstruction_weight else 0
         if last:
@@ -82,20 +84,28 @@ class Objective(nn.Module):
             *(("reconstruction",) if parts.reconstruction_weight and parts.reconstruction_share else ()),
         ]
 
-    def _regress(self, z0: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int) -> Losses:
-        """Denoises one latent per sample, the first `pure` of them from t = 1: segmentation of the decoded guess, and its error."""
+    def _regress(
+        self, z0: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int
+    ) -> tuple[Losses, torch.Tensor]:
+        """Denoises one latent per sample, the first `pure` of them from t = 1: segmentation of the decoded guess, and its error.
+
+        Returns the losses, and the denoiser's output `(b, k, *latent_spatial)`.
+        """
         zt, out, error = self._denoised(z0, valid, condition, part, pure)
         logits = self._decode(zt - out if self.parts.prediction == "eps" else out, self._disturbed(condition, part), onehot)
-        return {"segmentation": self._segmentation(logits, onehot, valid), "regression": self.parts.regression_weight * error}
+        return {"segmentation": self._segmentation(logits, onehot, valid), "regression": self.parts.regression_weight * error}, out
 
     def _denoised(
-        self, z0: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int
+        self, z0: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int, drawn: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """zt and the denoiser's output `(b, k, *latent_spatial)`, and its mean square error; the first `pure` samples are at t = 1."""
+        """zt and the denoiser's output `(b, k, *latent_spatial)`, and its mean square error; the first `pure` samples are at t = 1.
+
+        `drawn`: latents to recycle, one per sample or more; without it they are drawn here.
+        """
         model, parts = self.model, self.parts
         t = part.rand(z0.device) * (LAST_TIME if parts.prediction == "eps" else 1)
         t[part.within(0, pure)[0]] = 1
-        zr = self._recycled(z0, condition, part, pure)
+        zr = self._recycled(z0, condition, part, pure, drawn)
         signal, noise = model.signal_and_noise(t)
         eps = part.randn(z0)
         zt = signal * zr + noise * eps
@@ -103,12 +113,14 @@ class Objective(nn.Module):
         target = eps if parts.prediction == "eps" else z0.detach() if parts.stop_gradient else z0
         return zt, out, _squared_error(out, target, valid, self.ranks.total)
 
-    def _recycled(self, z0: torch.Tensor, condition: Condition, part: Held, first: int) -> torch.Tensor:
+    def _recycled(self, z0: torch.Tensor, condition: Condition, part: Held, first: int, drawn: torch.Tensor | None = None) -> torch.Tensor:
         """z0, where `recycling` of the samples from `first` on hold what the model draws from pure noise, without gradient (Fu 2023)."""
         count = share(self.parts.recycling, part.size - first)
         if not count:
             return z0
         mine, recycled = part.within(first, first + count)
+        if drawn is not None:
+            return torch.cat([z0[: mine.start], drawn[mine], z0[mine.stop :]])
         with torch.no_grad():
             noise = recycled.randn(z0[mine])
             own = self.model.clean(noise, noise.new_ones(len(noise)), condition.select(mine)) if len(noise) else noise

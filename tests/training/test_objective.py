@@ -174,7 +174,7 @@ def test_terms_weigh_as_much_as_their_samples(make_configuration: Make, monkeypa
         objective = build(make_configuration("auto", method=method))
         monkeypatch.setattr(objective, "_denoised", lambda *args: (None, None, torch.ones(())))
         monkeypatch.setattr(objective, "_energy", lambda *args: {"energy": torch.ones(())})
-        monkeypatch.setattr(objective, "_regress", lambda *args: {"segmentation": torch.ones(())})
+        monkeypatch.setattr(objective, "_regress", lambda *args: ({"segmentation": torch.ones(())}, torch.ones(())))
         losses = seeded(objective)
         assert float(losses["loss"].detach()) == 1 + 0.5 * later and float(losses["energy"]) == pure
         assert float(losses.get("regression_later", 0)) == 0.5 * later
@@ -199,6 +199,24 @@ def test_recycling_replaces_the_truth_by_the_own_prediction_without_gradient(mak
             noise = torch.randn_like(z0[first : first + sum(mine)])
             own = objective.model.clean(noise, torch.ones(sum(mine)), condition.select(torch.tensor(mine).nonzero()[:, 0]))
             torch.testing.assert_close(mixed[mine], own, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("change", "calls"), [({}, 2), ({"signal_gate": False}, 3), ({"pure_noise": 0.5}, 4)])
+def test_what_the_first_step_drew_is_recycled_where_noise_cannot_change_it(
+    make_configuration: Make, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], calls: int
+) -> None:
+    """The denoiser runs for the first step and the later one; before either where what is recycled must be drawn."""
+    objective = build(make_configuration("auto", method=replace(AIMS[0], later_steps=1.0, **change)))
+    denoise, recycled, seen, drawn, held = objective.model.denoise, objective._recycled, [], [], []
+    monkeypatch.setattr(objective.model, "denoise", lambda *args: (seen.append(args), denoise(*args))[1])
+    monkeypatch.setattr(objective, "_recycled", lambda *args: (held.append(args), drawn.append(recycled(*args)), drawn[-1])[2])
+    seeded(objective)
+    assert len(seen) == calls
+    condition, zr = held[-1][1], drawn[-1]
+    if calls == 2:
+        one, other = (objective.model.clean(torch.randn_like(zr), torch.ones(len(zr)), condition).detach() for _ in range(2))
+        assert torch.equal(one, other)
+        torch.testing.assert_close(zr.detach(), one, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("part", "decoded"), [(0.0, 0), (0.25, 1), (0.5, 2), (1.0, 4)])
