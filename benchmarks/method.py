@@ -70,9 +70,11 @@ WITHOUT = {  # auto with one part changed
         "method.later_steps=0.5",
         "method.recycling=1",
         "method.average_steps=true",
+        "method.mirror_samples=true",
     ),
     "half-recycling": ("method.recycling=0.5",),
     "last-prediction": ("method.average_steps=false",),
+    "same-view": ("method.mirror_samples=false",),
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ class Subject:
         mean = found[:ENSEMBLE].mean(0)
         indices = np.stack([self.assign(p) for p in found]).repeat(count // len(found), axis=0)
         return Drawn(indices, masks(indices, self.labels), mean, self.assign(mean))
+
+    def mirrored(self, image: np.ndarray, case: str) -> np.ndarray:
+        """Label indices `(z, y, x)` of the mean of the ENSEMBLE mirrorings that `auto`'s samples see, in one step."""
+        turned = replace(self, window=SlidingWindow(self.window.configuration, self.window.device, 1, turn=True))
+        return self.assign(turned.probabilities(image, case, 1, range(ENSEMBLE)).mean(0))
 
     def assign(self, probabilities: np.ndarray) -> np.ndarray:
         """Label indices `(z, y, x)` of `(heads, z, y, x)`."""
@@ -169,8 +174,12 @@ def evaluate_one(
     record["agreement"] = {k: pairwise_dice(named[k].masks[:ENSEMBLE]) for k in ("1", PLANNED)}
     record["noise"] = {"0": confidence_record(single, named[PLANNED], raters, subject.labels, spacing)}
     for sigma in SIGMAS:
-        first, last = noisy_draws(subject, image, case, sigma, planned)
+        first, last = noisy_draws(subject, noisy(image, case, sigma), case, planned)
         record["noise"][f"{sigma:g}"] = confidence_record(first, last, raters, subject.labels, spacing)
+    if subject.direct:
+        for sigma in (0, *SIGMAS):
+            found = subject.mirrored(noisy(image, case, sigma), case)
+            record["noise"][f"{sigma:g}"]["mirrored"] = score(found, raters, subject.labels, spacing)["mean"]
     if several:
         record["raters"] = rater_record(named, raters, subject.labels, samples)
         record["raters"]["dice"] = [score(named[PLANNED].combined, r[None], subject.labels, spacing)["mean"] for r in raters]
@@ -184,12 +193,15 @@ def time_one(subject: Subject, image: np.ndarray, case: str) -> float:
     return time.perf_counter() - start
 
 
-def noisy_draws(subject: Subject, image: np.ndarray, case: str, sigma: float, planned: int) -> tuple[np.ndarray, Drawn]:
-    """Label indices of one sample at one step, and draws at the planned steps, of the image with noise (the same for every model)."""
-    noise = case_noise(0, f"image noise {sigma:g} {case}", 0, image.shape).numpy()
-    noisy = image + sigma * noise
-    last = subject.draw(noisy, case, 1 if subject.direct else planned, ENSEMBLE)
-    return last.indices[0] if subject.direct else subject.one(noisy, case), last
+def noisy(image: np.ndarray, case: str, sigma: float) -> np.ndarray:
+    """The image with noise, the same for every model."""
+    return image + sigma * case_noise(0, f"image noise {sigma:g} {case}", 0, image.shape).numpy() if sigma else image
+
+
+def noisy_draws(subject: Subject, image: np.ndarray, case: str, planned: int) -> tuple[np.ndarray, Drawn]:
+    """Label indices of one sample at one step, and draws at the planned steps."""
+    last = subject.draw(image, case, 1 if subject.direct else planned, ENSEMBLE)
+    return last.indices[0] if subject.direct else subject.one(image, case), last
 
 
 def score(predicted: np.ndarray, raters: np.ndarray, labels: LabelSpec, spacing: Sequence[float], surface: bool = False) -> dict[str, Any]:

@@ -19,7 +19,8 @@ SIGMAS = ("0.25", "0.5", "1")
 NOISE = ("0", *SIGMAS)
 NOTES = (
     "All metrics are on the preprocessed grid. Dice: mean over the classes and raters of a case. Square brackets: 95 % bootstrap "
-    "interval over cases. 5 x planned: mean probability of 5 samples at the plans' steps. HD95: mm (pixels of 2D images), mean where it "
+    "interval over cases. 5 x planned: mean probability of 5 samples at the plans' steps; with one rater each sees another mirroring. "
+    "5 mirrored: direct's mean over the same mirrorings. HD95: mm (pixels of 2D images), mean where it "
     "is finite; in brackets how often it is not. Network evaluations: denoiser + decoder calls per case. Sigma: in standard deviations "
     "of the preprocessed image. AUGRC: clean and noisy images mixed. ECE: within 3 voxels of the foreground."
 )
@@ -144,6 +145,7 @@ def arm_numbers(results: Sequence[Result]) -> dict[str, Any]:
         "agreement": {s: interval(values(results, lambda case, s=s: case["agreement"][s])) for s in ("1", PLANNED)},
         "noise": {kind: {level: interval(values(results, lambda case, k=kind, v=level: case["noise"][v][k])) for level in NOISE}
                   for kind in ("one", "ensemble")},
+        "mirrored": {v: interval(values(results, lambda case, v=v: case["noise"][v].get("mirrored"))) for v in NOISE},
         "noise_agreement": {v: interval(agreement[:, :, i]) for i, v in enumerate(NOISE)},
         "augrc": {"agreement": area(agreement, loss), **soft, "better": better, "soft_dice": area(versions_of(results, "soft_dice"), loss),
                   "difference": area(agreement, loss, versions_of(results, better)),
@@ -208,12 +210,12 @@ def main_table(arms: Arms, numbers: Mapping[str, Any]) -> Table:
     """One row per arm."""
     evaluations, memory = "network evaluations: 1 step / 5 x planned", "peak MiB: training / measuring"
     costs = ("iterations", "training, minutes", evaluations, "s per case, 1 step", memory)
-    accuracy = (*(f"Dice, {k}" for k in MASKS), "per class, 1 step", "HD95 1 step / 5 x planned (without)")
+    accuracy = (*(f"Dice, {k}" for k in MASKS), "Dice, 5 mirrored", "per class, 1 step", "HD95 1 step / 5 x planned (without)")
     rows = []
     for arm, n in numbers.items():
         calls = [n["tiles"] * k for k in (1, 1, 5 * n["planned_steps"], 5)] if arm != BASE else [n["tiles"]] * 4
         rows.append([
-            arm, str(len(arms[arm])), *(cell(v) for v in n["dice"].values()),
+            arm, str(len(arms[arm])), *(cell(v) for v in n["dice"].values()), cell(n["mirrored"]["0"]),
             ", ".join(f"{k} {v[0]:.4f}" for k, v in n["per_class"].items()),
             " / ".join(f"{cell(n['hd95'][k]['mean'], 2)} ({n['hd95'][k]['without']})" for k in ("1 step", "5 x planned")),
             cell(n["iterations"], 0), cell(n["training_minutes"], 1), "{:.1f} + {:.1f} / {:.1f} + {:.1f}".format(*calls),
@@ -228,7 +230,9 @@ def difference_table(arms: Arms, base: Sequence[Result] | None) -> Table:
     for arm, results in arms.items():
         if base and arm != BASE:
             rows.append([arm, *(cell(difference(values(results, p), values(base, MASKS["1 step"])), sign=True) for p in MASKS.values())])
-    return ["arm - direct", *MASKS], rows
+            mirrored = values(base, lambda case: case["noise"]["0"].get("mirrored"))
+            rows[-1].append(cell(difference(values(results, MASKS["5 x planned"]), mirrored), sign=True))
+    return ["arm - direct", *MASKS, "5 x planned - direct's 5 mirrored"], rows
 
 
 def steps_table(numbers: Mapping[str, Any]) -> Table:
@@ -238,16 +242,18 @@ def steps_table(numbers: Mapping[str, Any]) -> Table:
 
 
 def noise_loss(n: Mapping[str, Any], kind: str) -> dict[str, float]:
-    """Sigma -> Dice lost against the clean image; `kind` is one (1 step) or ensemble (5 x planned)."""
-    return {s: n["noise"][kind]["0"][0] - n["noise"][kind][s][0] for s in SIGMAS}
+    """Sigma -> Dice lost against the clean image; `kind` is one (1 step), ensemble (5 x planned) or mirrored (direct's)."""
+    dice = n["mirrored"] if kind == "mirrored" else n["noise"][kind]
+    return {s: dice["0"][0] - dice[s][0] for s in SIGMAS}
 
 
 def noise_table(numbers: Mapping[str, Any]) -> Table:
     """Dice lost, and its ratio to direct's."""
     rows = []
     for arm, n in numbers.items():
-        for kind, mask in (("one", "1 step"), ("ensemble", "5 x planned")):
-            lost, base = noise_loss(n, kind), noise_loss(numbers[BASE], kind) if BASE in numbers else {}
+        second = ("mirrored", "5 mirrored") if arm == BASE else ("ensemble", "5 x planned")
+        for kind, mask in (("one", "1 step"), second):
+            lost, base = noise_loss(n, kind), noise_loss(numbers[BASE], "one") if BASE in numbers else {}
             ratio = [lost[s] / base[s] if base.get(s, 0) > 0 else None for s in SIGMAS]
             rows.append([arm, mask, *(cell(v) for v in lost.values()), *(cell(r, 2) for r in ratio)])
     return ["arm", "mask", *(f"lost at sigma {s}" for s in SIGMAS), *(f"/ direct's, {s}" for s in SIGMAS)], rows

@@ -38,6 +38,7 @@ class Method:
     dice_weight: float | None = None  # against cross-entropy
     input_scale: float | None = None  # of the latent before noise is added; below 1 makes every t harder
     average_steps: bool | None = None  # a sample's steps go towards the mean of all its predictions so far, not towards the last one
+    mirror_samples: bool | None = None  # each of several samples sees the image in another of the orientations that training mirrored it to
 
     def __post_init__(self) -> None:
         allowed = {
@@ -56,12 +57,12 @@ class Method:
     def resolved(self, variant: str, raters: int) -> Parts:
         """Every part of `variant` on data of so many raters, this object's own values first.
 
-        What one of them rules out goes with it: the gate and the averaged steps with diversity, t = 1 with prediction of eps, the block
-        code with integer labels.
+        What one of them rules out goes with it: the gate, the averaged steps and the mirrored samples with diversity, t = 1 with
+        prediction of eps, the block code with integer labels.
         """
         own = {k: v for k, v in asdict(self).items() if v is not None}
         if self.diversity:
-            own = {"signal_gate": False, "average_steps": False, **own}
+            own = {"signal_gate": False, "average_steps": False, "mirror_samples": False, **own}
         if self.label_input == "integer":
             own = {"block_code": False, **own}
         if self.prediction == "eps":
@@ -97,6 +98,7 @@ class Parts:
     dice_weight: float
     input_scale: float
     average_steps: bool
+    mirror_samples: bool
 
 
 PUBLISHED: Mapping[str, Any] = {
@@ -105,7 +107,7 @@ PUBLISHED: Mapping[str, Any] = {
     "stop_gradient": False, "pure_noise": 0.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0,
     "reconstruction_share": 0.0, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 2.0, "input_scale": 1.0,
-    "average_steps": False,
+    "average_steps": False, "mirror_samples": False,
 }  # fmt: skip
 AUTO: dict[str, Any] = {
     "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
@@ -113,14 +115,14 @@ AUTO: dict[str, Any] = {
     "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.5, "recycling": 1.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.5,
     "reconstruction_share": 0.125, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
-    "average_steps": True,
+    "average_steps": True, "mirror_samples": True,
 }  # fmt: skip
 
 
 DIRECT: Mapping[str, Any] = AUTO | {
     "block_code": False, "pure_noise": 1.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
     "skip_noise": 0.0, "reconstruction_weight": 0.0, "reconstruction_share": 0.0,
-    "regression_weight": 0.0, "average_steps": False,
+    "regression_weight": 0.0, "average_steps": False, "mirror_samples": False,
 }  # fmt: skip
 # what weights are made for
 OF_NETWORK = ("prediction", "label_input", "skips", "denoiser", "signal_gate", "standardisation", "input_scale")

@@ -66,9 +66,10 @@ def build() -> argparse.ArgumentParser:
     sampling.add_argument("--seed", type=common.natural_int, default=0, metavar="N", help="the same seed gives the same files (default: 0)")
     sampling.add_argument(
         "--tta",
-        choices=("none", "mirror"),
-        default="none",
-        help="mirror: average over mirrored images, on the axes that training mirrored (up to 8 times the time)",
+        choices=("samples", "mirror", "none"),
+        default="samples",
+        help="on the axes that training mirrored. samples: with --samples, each sample sees another mirroring, unless the model learnt "
+        "from several raters; mirror: average every sample over all mirrorings (up to 8 times the time); none (default: samples)",
     )
     parser.add_argument(
         "--part", type=common.part, default=(1, 1), metavar="k/n", help="only every n-th case, from the k-th on (default: 1/1, all)"
@@ -145,7 +146,7 @@ def _load(args: argparse.Namespace) -> Predictor:
     from ldseg_auto.inference.predictor import Options, Predictor
 
     folds = None if args.folds is None else [str(f) for f in args.folds]
-    options = Options(args.tta == "mirror", args.precision, args.compile)
+    options = Options(args.tta == "mirror", args.tta == "samples", args.precision, args.compile)
     recipe = None if args.no_recipe else _recipe(args)
     if recipe is None:
         folder = args.model or find_model(common.root(args, "results"), args.dataset, args.configuration, args.plans_name)

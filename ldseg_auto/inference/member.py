@@ -19,9 +19,10 @@ from ldseg_auto.scratch import Room
 
 @dataclass(frozen=True)
 class Options:
-    """How networks are run; none of it changes what is predicted but mirroring, and the others by rounding."""
+    """How networks are run; none of it changes what is predicted but the mirrorings, and the others by rounding."""
 
     mirror: bool = False  # average over mirrorings along the axes that training mirrored: 2 to the power of axes evaluations
+    mirror_samples: bool = True  # without `mirror`: each of several samples sees another mirroring, where the method says so
     precision: str = "auto"  # auto | float32 | bf16 | float16
     compile: bool = False  # torch.compile
     room: Room = Room()  # for logits that wait for their last tile
@@ -71,5 +72,5 @@ def load_member(
             use_onednn(model)
     batch = configuration.inference.tile_batch if tile_batch is None else tile_batch
     axes = configuration.mirror_axes if options.mirror else ()
-    window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room)
+    window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room, None if options.mirror_samples else False)
     return Member(folder, models, window, steps, predicted_dice(folder))

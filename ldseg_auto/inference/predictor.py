@@ -134,7 +134,8 @@ class Predictor:
     def settings(self) -> dict[str, Any]:
         """For a manifest: how the networks are run."""
         window = self.members[0].window
-        tta, precision = "mirror" if len(window.flips) > 1 else "none", str(window.type).removeprefix("torch.")
+        tta = "mirror" if len(window.flips) > 1 else "samples" if self.samples > 1 and len(window.turns) > 1 else "none"
+        precision = str(window.type).removeprefix("torch.")
         followed = {"recipe": self.recipe, "postprocessing": to_dict(self.rules)} if self.recipe else {}
         run = {"samples": self.samples, "seed": self.seed, "tta": tta, "precision": precision, "tile_batch": window.tile_batch}
         return run | followed

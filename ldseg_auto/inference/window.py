@@ -1,6 +1,6 @@
 """The sliding window: tiles on the latent grid, noise cropped from the volume's, Gaussian weights.
 
-The image encoder runs once per tile for all samples. Planes along the first axis are handed on as soon as no later tile reaches them, so
+The image encoder runs once per tile and mirroring for all samples. Planes along the first axis are handed on as soon as no later tile reaches them, so
 that logits of a whole volume are never held.
 """
 
@@ -54,18 +54,22 @@ class SlidingWindow:
         tile_batch: tiles per network call on an accelerator. On a CPU tiles run one by one: the convolution kernels there choose
             their blocking by batch size, so that only this keeps results identical to the bit.
         mirror: spatial axes; each tile is also predicted mirrored along every subset of them, and the probabilities are averaged.
+        turn: without `mirror`, sample i sees image and noise mirrored along the i-th subset of the axes that training mirrored; subset
+            0, that of the first sample and of the centre, is empty. None: where the method says so (`mirror_samples`).
         precision: what networks compute in, see device.inference_type.
         room: for the logits of unfinished planes.
     """
 
     def __init__(
         self, configuration: Configuration, device: torch.device, tile_batch: int, mirror: Sequence[int] = (), precision: str = "auto",
-        room: Room = MEMORY,
+        room: Room = MEMORY, turn: bool | None = None,
     ) -> None:  # fmt: skip
         self.configuration, self.device, self.room = configuration, device, room
         self.tile_batch = 1 if device.type == "cpu" else tile_batch
         self.type = inference_type(device, precision)
-        self.flips = tuple(chain.from_iterable(combinations(mirror, n) for n in range(len(mirror) + 1)))
+        self.flips = _subsets(mirror)
+        turned = not mirror and (configuration.parts.mirror_samples if turn is None else turn)
+        self.turns = _subsets(configuration.mirror_axes) if turned else ((),)
         self.weights = gaussian(configuration.patch_size).view(Layout.of(configuration, (1, 1, 1)).patch)
 
     def probabilities(
@@ -110,10 +114,9 @@ class SlidingWindow:
                 image.let_go()
             for m, model in enumerate(models):
                 row = m * len(draws.numbers) * model.heads
-                for logits in self._network(model, tiles, self._noises(model, layout, batch, draws), draws):
+                for place, logits in self._network(model, tiles, self._noises(model, layout, batch, draws), draws):
                     for box, scores in zip(batch, logits, strict=True):
-                        ring.add(row, box, scores)
-                    row += logits.shape[1]
+                        ring.add(row + place, box, scores)
             for box in batch:
                 ring.count(box)
             finished = slice(batch[0][0].start, after[0][0].start if after else layout.padded[0])
@@ -136,23 +139,31 @@ class SlidingWindow:
             found.append([torch.stack([w[:, r, s[1], s[2]] for r, s in zip(rows, spans, strict=True)]).to(self.device) for w in whole])
         return found
 
-    def _network(self, model: LDSeg, tiles: torch.Tensor, noises: list[list[torch.Tensor]], draws: Draws) -> Iterator[torch.Tensor]:
+    def _network(
+        self, model: LDSeg, tiles: torch.Tensor, noises: list[list[torch.Tensor]], draws: Draws
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """Logits `(b, n, *patch)` float32 of each sample, all heads together or, where they are many, some after the other.
 
-        The image encoder runs once per mirroring. With mirroring they are the logits of the mean probabilities.
+        Each comes with its place among heads of the first sample, of the second, and so on. The image encoder runs once per mirroring.
+        With averaged mirrorings they are the logits of the mean probabilities.
         """
         if self.flips == ((),):
-            at_once = PIECE // (4 * len(tiles) * self.weights.numel())
-            yield from self._samples(model, tiles, noises, draws.steps, (), max(1, at_once))
+            at_once = max(1, PIECE // (4 * len(tiles) * self.weights.numel()))
+            turns = [max(number, 0) % len(self.turns) for number in draws.numbers]
+            for turn in sorted(set(turns)):
+                samples = [n for n, its in enumerate(turns) if its == turn]
+                parts = self._samples(model, tiles, [noises[n] for n in samples], draws.steps, self.turns[turn], at_once)
+                starts = (n * model.heads + head for n in samples for head in range(0, model.heads, at_once))
+                yield from zip(starts, parts, strict=True)
             return
         means: list[torch.Tensor] = [torch.zeros(())] * len(noises)
         for flip in self.flips:
             for n, logits in enumerate(self._samples(model, tiles, noises, draws.steps, flip, model.heads)):
                 both = (logits, -logits) if draws.regions else (logits,)
                 means[n] = means[n] + torch.stack([_probabilities(x, draws.regions, 1) for x in both]) / len(self.flips)
-        for mean in means:
+        for n, mean in enumerate(means):
             yes, *no = mean.clamp_min(TINY).log()
-            yield yes - no[0] if no else yes
+            yield n * model.heads, yes - no[0] if no else yes
 
     def _samples(
         self, model: LDSeg, tiles: torch.Tensor, noises: list[list[torch.Tensor]], steps: int, flip: Sequence[int], at_once: int
@@ -188,6 +199,11 @@ def _take(ring: Ring, planes: slice, layout: Layout) -> Iterator[torch.Tensor]:
         logits = ring.take(slice(start, stop))[:, max(0, low.start - start) : max(0, low.stop - start)]
         if logits.shape[1]:
             yield logits[(slice(None), slice(None), *sides)]
+
+
+def _subsets(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """All of them, smaller ones first."""
+    return tuple(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
 
 def _flipped(array: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:

@@ -12,7 +12,15 @@ def aim(raters: int) -> dict[str, float | bool]:
     """
     if raters == 1:
         return {}
-    return {"diversity": 1.0, "signal_gate": False, "recycling": 0.0, "pure_noise": 0.5, "later_steps": 0.0, "average_steps": False}
+    return {
+        "diversity": 1.0,
+        "signal_gate": False,
+        "recycling": 0.0,
+        "pure_noise": 0.5,
+        "later_steps": 0.0,
+        "average_steps": False,
+        "mirror_samples": False,
+    }
 
 
 def why(raters: int) -> str:

@@ -100,6 +100,12 @@ def test_record_of_a_case_agrees_with_itself(make_configuration: Make, variant: 
     assert record["noise"]["0.5"]["loss"] == 1 - record["noise"]["0.5"]["ensemble"] and diagram.count.sum() > 0
     if variant == "direct":
         assert record["agreement"] == {"1": 1, "planned": 1} and len({v["mean"] for v in record["one"].values()}) == 1
+    for sigma in (0, 0.5) if variant == "direct" else ():
+        turned = subject(make_configuration(variant))
+        turned.window.turns = ((), (0,), (1,), (0, 1))
+        found = turned.probabilities(method_cases.noisy(image, "case", sigma), "case", 1, range(5))
+        scored = method_cases.score(turned.assign(found.mean(0)), labels, TWO, (1, 1, 1))
+        assert record["noise"][f"{sigma:g}"]["mirrored"] == scored["mean"] != record["noise"][f"{sigma:g}"]["one"]
     assert ("raters" in record) == (raters > 1)
     if raters > 1:
         np.testing.assert_allclose(np.mean(record["raters"]["dice"]), record["ensemble"]["planned"]["mean"], atol=1e-12)
@@ -136,7 +142,8 @@ def result(arm: str, seed: int, dice: float, raters: bool = False) -> dict[str, 
         scored = {"dice": {"a": value}, "hd95": {"a": None if i == 3 else 2.0}, "mean": value}
         noise = {
             s: {"one": value - 0.05 * float(s), "ensemble": value - 0.05 * float(s), "loss": 1 - value + 0.05 * float(s),
-                "agreement": value - 0.05 * float(s), "softmax": 0.9, "softmax_foreground": -value, "soft_dice": value}
+                "agreement": value - 0.05 * float(s), "softmax": 0.9, "softmax_foreground": -value, "soft_dice": value,
+                **({"mirrored": value + 0.001 - 0.01 * float(s)} if arm == "direct" else {})}
             for s in method_report.NOISE
         }  # fmt: skip
         cases[f"c{i}"] = {
@@ -172,7 +179,10 @@ def test_summary_of_made_up_results(tmp_path: Path, name: str, raters: bool) -> 
     auto = content["numbers"]["auto"]
     assert auto["dice"]["1 step"][0] == pytest.approx(0.824) and auto["hd95"]["1 step"] == {"mean": 2.0, "without": 2}
     assert auto["ece"] == pytest.approx(0.1) and auto["seconds"] == 3
-    assert content["tables"]["Difference to direct"]["rows"][0][1].startswith("+0.0040")
+    row = content["tables"]["Difference to direct"]["rows"][0]
+    assert row[1].startswith("+0.0040") and row[-1].startswith("+0.0030")  # direct's mirrored passes are 0.001 better than one
+    assert content["tables"]["Dice lost to noise in the image"]["rows"][1][1:4] == ["5 mirrored", "0.0025", "0.0050"]
+    assert content["tables"]["Accuracy and cost"]["rows"][0][5].startswith("0.8210")
     met = [(g["gate"], g["met"]) for g in content["gates"]]
     g1 = [("G1", True), ("G1", True), ("LIDC", True)] if raters else [("G1", True)]
     # Confidence by agreement is the loss itself turned round, softmax says nothing: G3. The same Dice is lost as by direct: no G6.

@@ -141,8 +141,10 @@ def test_flags_of_how_networks_run_and_of_the_share_of_cases(results: Path, reco
     models = [str(results / "Dataset004_Hippocampus" / f"ldsegPlans__{c}") for c in ("2d", "3d_fullres")]
     assert predict(results, "-m", *models, "--tta", "mirror", "--precision", "bf16", "--compile", "--part", "2/3") == 0
     assert recorder.loaded["model_folder"] == [Path(m) for m in models]
-    assert recorder.loaded["options"] == Options(mirror=True, precision="bf16", compile=True)
+    assert recorder.loaded["options"] == Options(mirror=True, mirror_samples=False, precision="bf16", compile=True)
     assert recorder.predicted["part"] == (2, 3)
+    assert predict(results, "-m", *models, "--tta", "none") == 0
+    assert recorder.loaded["options"] == Options(mirror_samples=False)
 
 
 def test_going_on(results: Path, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from math import ceil
 
 import numpy as np
@@ -52,8 +52,9 @@ def build(configuration: Configuration, heads: int, seed: int = 0) -> LDSeg:
 
 
 def plain_draws(configuration: Configuration, models: list[LDSeg], image: np.ndarray, draws: Draws) -> np.ndarray:
-    """Probabilities (draws, heads, z, y, x) of whole volumes: every tile by itself, through LDSeg.predict."""
-    flat = configuration.dimensions == 2
+    """Probabilities (draws, heads, z, y, x) of whole volumes: every tile by itself, mirrored by its sample, through LDSeg.predict."""
+    flat, spatial = configuration.dimensions == 2, range(-configuration.dimensions, 0)
+    turns = [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)]
     patch = (1, *configuration.patch_size) if flat else configuration.patch_size
     factor = (1, *configuration.latent.factor) if flat else configuration.latent.factor
     wanted = [max(p, ceil(s / f) * f) for s, p, f in zip(image.shape[1:], patch, factor, strict=True)]
@@ -68,8 +69,10 @@ def plain_draws(configuration: Configuration, models: list[LDSeg], image: np.nda
             box = tuple(slice(a, a + p) for a, p in zip(first, patch, strict=True))
             cut = tuple(slice(b.start // f, b.stop // f) for b, f in zip(box, factor, strict=True))
             tile, part = torch.from_numpy(padded[(slice(None), *box)].copy())[None], noise[(slice(None), *cut)][None]
+            axes = turns[max(number, 0) % len(turns)]
+            seen, start = (x[:, :, 0].flip(axes) if flat else x.flip(axes) for x in (tile, part))
             with torch.inference_mode():
-                logits = model.predict(tile[:, :, 0] if flat else tile, part[:, :, 0] if flat else part, draws.steps)[0]
+                logits = model.predict(seen, start, draws.steps)[0].flip(axes)
             total[(slice(None), *box)] += logits.view(model.heads, *patch) * gaussian(configuration.patch_size).view(patch)
             weight[box] += gaussian(configuration.patch_size).view(patch)
         inner = tuple(slice(b, b + s) for b, s in zip(before, image.shape[1:], strict=True))

@@ -119,8 +119,8 @@ def test_float16_out_of_range_is_float32(
 
     def network(self: SlidingWindow, of: Any, tiles: Any, noises: Any, draws: Any) -> Any:
         factor = 1e6 if self.type == torch.float16 and draws.case == "toy_001" else 1.0
-        for logits in real_network(self, of, tiles, noises, draws):
-            yield (logits * factor).to(self.type).float()
+        for place, logits in real_network(self, of, tiles, noises, draws):
+            yield place, (logits * factor).to(self.type).float()
 
     monkeypatch.setattr(SlidingWindow, "planes", planes)
     monkeypatch.setattr(SlidingWindow, "_network", network)

@@ -38,6 +38,10 @@ def test_mirroring_is_along_the_axes_of_the_plans(model: Path) -> None:
     predictor = Predictor.from_folder(model, device="cpu", options=Options(mirror=True))
     assert len(predictor.members[0].window.flips) == 8
     assert Predictor.from_folder(model, device="cpu").members[0].window.flips == ((),)
+    plain, unturned = (Predictor.from_folder(model, device="cpu", samples=2, options=Options(mirror_samples=m)) for m in (True, False))
+    assert (len(plain.members[0].window.turns), unturned.members[0].window.turns) == (8, ((),))
+    assert [p.settings()["tta"] for p in (plain, unturned, predictor)] == ["samples", "none", "mirror"]
+    assert Predictor.from_folder(model, device="cpu").settings()["tta"] == "none"  # one sample is not mirrored
     content = json.loads((model / "plans.json").read_text())
     content["configurations"]["3d_fullres"]["training"]["mirror_axes"] = [2]
     (model / "plans.json").write_text(json.dumps(content))

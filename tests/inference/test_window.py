@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldseg_auto.inference import window as module
-from ldseg_auto.inference.noise import case_noise
+from ldseg_auto.inference.noise import CENTRE, case_noise
 from ldseg_auto.inference.tiles import Layout
 from ldseg_auto.inference.window import Draws, SlidingWindow, gaussian, tile_starts
 from ldseg_auto.networks.ldseg import LDSeg
+from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Sampling
+from ldseg_auto.planners.training_section import Training
 
 Make = Callable[..., Configuration]
 CPU = torch.device("cpu")
@@ -212,7 +216,7 @@ def test_mirroring_averages_probabilities(make_configuration: Make, regions: boo
 
 
 def test_the_image_encoder_runs_once_per_tile_for_all_samples(make_configuration: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    configuration = make_configuration(patch=(16, 16))
+    configuration = replace(make_configuration(patch=(16, 16)), method=Method(mirror_samples=False))
     model, calls = build(configuration), {"condition": 0, "sample": 0, "decode": 0}
     for name in calls:
         plain = getattr(LDSeg, name)
@@ -221,6 +225,51 @@ def test_the_image_encoder_runs_once_per_tile_for_all_samples(make_configuration
     tiles = len(Layout.of(configuration, image.shape[1:]).boxes())
     window.probabilities([model], image, "a", 0, 2, 3, False)
     assert calls == {"condition": tiles, "sample": 3 * tiles, "decode": 3 * tiles} and tiles > 4
+    calls.update(condition=0, sample=0)
+    window = SlidingWindow(make_configuration(patch=(16, 16)), CPU, 1)  # and once per mirroring
+    window.probabilities([model], image, "a", 0, 2, 6, False)
+    assert (calls["condition"], calls["sample"]) == (4 * tiles, 6 * tiles)
+
+
+@pytest.mark.parametrize("piece", [None, 2])  # heads together, or two at a time
+@pytest.mark.parametrize("regions", [True, False])
+@pytest.mark.parametrize("numbers", [(0, 1, 2, 3, 4, 5), (5, 1), (CENTRE,)])
+def test_each_sample_sees_another_mirroring(
+    make_configuration: Make, monkeypatch: pytest.MonkeyPatch, regions: bool, numbers: tuple[int, ...], piece: int | None
+) -> None:
+    """One tile: what the network gives for the mirrored image and noise, by hand; whatever samples stand beside it."""
+    configuration = make_configuration(patch=(16, 16), sampling=Sampling(1))
+    model, image = build(configuration), np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
+    window = SlidingWindow(configuration, CPU, 1)
+    if piece:
+        monkeypatch.setattr(module, "PIECE", 4 * piece * window.weights.numel())
+    found = np.concatenate(list(window.planes([model, model], image, Draws("a", 3, 2, numbers, regions))), 2)
+    shape, expected = model.latent_shape((16, 16)), []
+    for number in numbers:
+        axes = ((), (2,), (3,), (2, 3))[max(number, 0) % 4]
+        noise = case_noise(3, "a", number, (shape[0], 1, *shape[1:]))[None, :, 0]
+        with torch.inference_mode():
+            logits = model.predict(torch.from_numpy(image).flip(axes), noise.flip(axes), 2).flip(axes)
+        expected.append((logits.sigmoid() if regions else logits.softmax(1))[0].numpy())
+    np.testing.assert_allclose(found[:, :, 0], np.stack([*expected, *expected]), atol=1e-5)
+    assert len(numbers) == 1 or np.abs(expected[0] - expected[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "options", "turned"),
+    [
+        ({}, {}, {}, True), ({"mirror_samples": False}, {}, {}, False), ({"diversity": 1.0}, {}, {}, False),
+        ({}, {"augmentation": False}, {}, False), ({}, {"mirror_axes": ()}, {}, False), ({}, {}, {"turn": False}, False),
+        ({"diversity": 1.0}, {}, {"turn": True}, True),
+        ({}, {}, {"mirror": (0,)}, False),
+    ],
+)  # fmt: skip
+def test_when_samples_are_mirrored(
+    make_configuration: Make, method: dict[str, Any], training: dict[str, Any], options: dict[str, Any], turned: bool
+) -> None:
+    """With one rater, along what training mirrored, unless the caller wants none, or all of them averaged."""
+    configuration = replace(make_configuration(patch=(16, 16)), method=Method(**method), training=Training(**training))
+    assert SlidingWindow(configuration, CPU, 1, **options).turns == (((), (0,), (1,), (0, 1)) if turned else ((),))
 
 
 def test_many_heads_come_in_parts(make_configuration: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_own_values_come_first_and_the_others_stay(variant: str, name: str) -> N
     assert preset(variant, 1)[name] != value
     # A first step that draws must read the noise; eps says nothing at t = 1.
     ruled_out = {
-        "diversity": {"signal_gate": False, "average_steps": False},
+        "diversity": {"signal_gate": False, "average_steps": False, "mirror_samples": False},
         "prediction": {"pure_noise": 0.0} if value == "eps" else {},
         "label_input": {"block_code": False} if value == "integer" else {},
     }.get(name, {})

@@ -100,7 +100,7 @@ VALUES: dict[str, Any] = {
     "network.attention_positions": 64, "latent.factor": [4, 4], "latent.channels": 7,
     "sampling.steps": 9, "sampling.sampler": "ddpm", "sampling.schedule": "linear", "sampling.samples": 3, "sampling.centre": False,
     "method.prediction": "eps", "method.label_input": "integer", "method.skips": False, "method.denoiser": "attention",
-    "method.signal_gate": False, "method.block_code": False, "method.average_steps": False,
+    "method.signal_gate": False, "method.block_code": False, "method.average_steps": False, "method.mirror_samples": False,
     "method.standardisation": "sample", "method.stop_gradient": False,
     "resampling.order_image": 1, "resampling.order_label": 0, "resampling.separate_axis_threshold": 2.5, "training.schedule": "cosine",
     "training.batch_dice": False, "training.augmentation": False, "training.precision": "bf16", "inference.step": 0.25,

@@ -27,12 +27,13 @@ def test_table(
     found = (parts.diversity, parts.signal_gate, parts.recycling, parts.pure_noise, parts.later_steps)
     assert found == (diversity, gate, recycling, pure_noise, later_steps)
     assert parts.average_steps == (raters == 1)  # a mean of predictions is no draw
+    assert parts.mirror_samples == (raters == 1)
     assert why(raters) == reason
 
 
 @pytest.mark.parametrize("raters", [1, 2, 4])
 def test_all_else_is_the_same_for_any_number_of_raters(raters: int) -> None:
-    decided = {"diversity", "signal_gate", "recycling", "pure_noise", "later_steps", "average_steps"}
+    decided = {"diversity", "signal_gate", "recycling", "pure_noise", "later_steps", "average_steps", "mirror_samples"}
     parts = asdict(Method().resolved("auto", raters))
     assert {n: v for n, v in parts.items() if n not in decided} == {n: v for n, v in AUTO.items() if n not in decided}
     assert set(aim(raters)) == (decided if raters > 1 else set())
