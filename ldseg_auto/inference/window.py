@@ -1,7 +1,7 @@
 """The sliding window: tiles on the latent grid, noise cropped from the volume's, Gaussian weights.
 
-The image encoder runs once per tile and mirroring for all samples. Planes along the first axis are handed on as soon as no later tile reaches them, so
-that logits of a whole volume are never held.
+The image encoder runs once per tile and mirroring, for all samples. Planes along the first axis are handed on as soon as no later tile
+reaches them, so that logits of a whole volume are never held.
 """
 
 from __future__ import annotations
