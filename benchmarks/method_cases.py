@@ -172,6 +172,7 @@ def evaluate_one(
     record["one"]["1"] = score(single, raters, subject.labels, spacing, surface=True)
     record["ensemble"] = {k: score(named[k].combined, raters, subject.labels, spacing, surface=True) for k in ("1", PLANNED)}
     record["agreement"] = {k: pairwise_dice(named[k].masks[:ENSEMBLE]) for k in ("1", PLANNED)}
+    record["volume"] = volume_record(named[PLANNED], raters, subject.labels)
     record["noise"] = {"0": confidence_record(single, named[PLANNED], raters, subject.labels, spacing)}
     for sigma in SIGMAS:
         first, last = noisy_draws(subject, noisy(image, case, sigma), case, planned)
@@ -245,6 +246,21 @@ def soft_dice(drawn: Drawn, top: np.ndarray, labels: LabelSpec) -> float:
         score.add_probability(number, p)
     score.add_confidence(top, drawn.combined)
     return score.finish().soft_dice
+
+
+def volume_record(drawn: Drawn, raters: np.ndarray, labels: LabelSpec) -> dict[str, float]:
+    """The span of the first ENSEMBLE samples' volumes against the raters' `(m, z, y, x)`, over classes that a sample shows.
+
+    Returns:
+        `inside`: share of (class, rater) whose volume lies in the span, ends included; `width`: the span by the mean volume. NaN without
+        such a class.
+    """
+    axes = (-3, -2, -1)
+    ours, theirs = drawn.masks[:ENSEMBLE].sum(axes, dtype=float), masks(raters, labels).sum(axes)
+    low, high, mean = ours.min(0), ours.max(0), ours.mean(0)
+    shown = mean > 0
+    inside = ((theirs >= low) & (theirs <= high))[:, shown]
+    return {"inside": finite_mean(inside.mean(0)), "width": finite_mean((high - low)[shown] / mean[shown])}
 
 
 def rater_record(named: Mapping[str, Drawn], raters: np.ndarray, labels: LabelSpec, samples: int) -> dict[str, Any]:

@@ -129,6 +129,19 @@ def test_soft_dice_of_the_mean_by_hand() -> None:
     assert record["soft_dice"] == pytest.approx(2 * 1.6 / (1.8 + 2))
 
 
+def test_volumes_against_raters_by_hand() -> None:
+    """Class a: 1 to 3 voxels; two of three raters' within, the ends included. Class b: no sample shows it."""
+    drawn = np.stack([np.array([1] * n + [0] * (4 - n)).reshape(1, 2, 2) for n in (1, 2, 3, 2, 2)])
+    raters = np.stack([np.array([1] * n + [2] * (4 - n)).reshape(1, 2, 2) for n in (1, 3, 4)])
+    found = method_cases.volume_record(
+        method_cases.Drawn(drawn, method_cases.masks(drawn, TWO), np.zeros((3, 1, 2, 2)), drawn[0]), raters, TWO
+    )
+    assert found == {"inside": pytest.approx(2 / 3), "width": 1.0}
+    none = np.zeros_like(drawn)
+    empty = method_cases.Drawn(none, method_cases.masks(none, TWO), np.zeros((3, 1, 2, 2)), none[0])
+    assert all(np.isnan(v) for v in method_cases.volume_record(empty, raters, TWO).values())
+
+
 @pytest.mark.parametrize("curve", itertools.permutations([0.1, 0.2, 0.25, 0.4]))
 def test_largest_drop_is_that_of_the_worst_pair(curve: tuple[float, ...]) -> None:
     assert method_gates.largest_drop(list(curve)) == max([0, *(a - b for a, b in itertools.combinations(curve, 2))])
@@ -149,6 +162,7 @@ def result(arm: str, seed: int, dice: float, raters: bool = False) -> dict[str, 
         cases[f"c{i}"] = {
             "seconds": 1.0 + i, "one": dict.fromkeys((*method_report.STEPS, "planned"), scored), "noise": noise,
             "ensemble": {"1": scored, "planned": scored}, "agreement": {"1": 1.0, "planned": value},
+            "volume": {"inside": 0.5, "width": 0.1},
         }  # fmt: skip
         if raters:
             each = dict.fromkeys((*method_report.STEPS, "planned"), 0.4 if arm == "direct" else 0.2)
