@@ -8,8 +8,8 @@
 
 Both tools plan the dataset; nnU-Net's 3d_fullres patch and features per stage are given to our plans (they are ours already, usually).
 Weights are random, which costs the same as trained ones. Each tool predicts the whole folder and, for its start-up, two cases of it: the
-seconds per case are the difference. Our samples are drawn in one step. The volume is noise with a bright body, predicted by a narrow
-network on the volume's own grid; `--shape 700 512 512` and `--patch 32 96 96` change it.
+seconds per case are the difference. Our samples are drawn in one step; where nothing else is said, all of the same view
+(`--tta none`). The volume is noise with a bright body, predicted by a narrow network on the volume's own grid; `--shape 700 512 512` and `--patch 32 96 96` change it.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def commands(args: argparse.Namespace, inputs: Path, output: Path, theirs: Path,
     there += ["-f", "0", "-device", args.device, "--disable_progress_bar"]
     here = [str(OURS / "ldseg_predict"), "-i", str(inputs), "-o", str(output), "-m", str(ours), "--device", args.device, "--steps", "1"]
     found = {"nnU-Net, mirroring": there, "nnU-Net, no mirroring": [*there, "--disable_tta"]}
-    found |= {f"ours, {n} sample{'s' * (n > 1)}": [*here, "--samples", str(n)] for n in SAMPLES}
+    found |= {f"ours, {n} sample{'s' * (n > 1)}": [*here, "--samples", str(n), "--tta", "none"] for n in SAMPLES}
+    found["ours, 5 samples, each mirrored otherwise"] = [*here, "--samples", "5"]
     found["ours, mirroring"] = [*here, "--samples", "1", "--tta", "mirror"]
     return found | ({"ours, compiled": [*here, "--samples", "1", "--compile"]} if args.compile else {})
 
@@ -178,9 +179,10 @@ def report(measured: dict[str, dict[str, list[Measurement]]], cases: int, repeat
         )
     header = ["", "seconds", "start-up", "seconds per case", "CPU seconds", "peak, MiB"]
     header += [f"{kind} than nnU-Net {m}" for m in ("with mirroring", "without") for kind in ("faster", "faster per case")]
-    one, two, five = (each[f"ours, {n} sample{'s' * (n > 1)}"] for n in SAMPLES)
+    one, two, five, mirrored = (each[n] for n in each if n.startswith("ours") and "sample" in n)
     further = (
-        f"A further sample costs {(two - one) / one:.0%} of the first case time (2 samples), {(five - one) / 4 / one:.0%} (5 samples)."
+        f"A further sample costs {(two - one) / one:.0%} of the first case time (2 samples), {(five - one) / 4 / one:.0%} (5 samples), "
+        f"{(mirrored - one) / 4 / one:.0%} (5 samples, each mirrored otherwise: the default)."
     )
     larger = f" of {repeat}^3 times the voxels" if repeat > 1 else ""
     return f"Hippocampus, {CONFIGURATION}, {cases} cases{larger}\n\n" + table(header, rows) + f"\n\n{further}"

@@ -54,8 +54,8 @@ class SlidingWindow:
         tile_batch: tiles per network call on an accelerator. On a CPU tiles run one by one: the convolution kernels there choose
             their blocking by batch size, so that only this keeps results identical to the bit.
         mirror: spatial axes; each tile is also predicted mirrored along every subset of them, and the probabilities are averaged.
-        turn: without `mirror`, sample i sees image and noise mirrored along the i-th subset of the axes that training mirrored; subset
-            0, that of the first sample and of the centre, is empty. None: where the method says so (`mirror_samples`).
+        turn: without `mirror`, sample i sees image and noise mirrored along the i-th subset of the axes that training mirrored (`turns`);
+            the first sample and the centre see them as they are. None: where the method says so (`mirror_samples`).
         precision: what networks compute in, see device.inference_type.
         room: for the logits of unfinished planes.
     """
@@ -69,7 +69,7 @@ class SlidingWindow:
         self.type = inference_type(device, precision)
         self.flips = _subsets(mirror)
         turned = not mirror and (configuration.parts.mirror_samples if turn is None else turn)
-        self.turns = _subsets(configuration.mirror_axes) if turned else ((),)
+        self.turns = _by_complements(configuration.mirror_axes) if turned else ((),)
         self.weights = gaussian(configuration.patch_size).view(Layout.of(configuration, (1, 1, 1)).patch)
 
     def probabilities(
@@ -204,6 +204,12 @@ def _take(ring: Ring, planes: slice, layout: Layout) -> Iterator[torch.Tensor]:
 def _subsets(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """All of them, smaller ones first."""
     return tuple(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+
+
+def _by_complements(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """All subsets, each followed by its complement: in an even number of them each axis is there in half."""
+    pairs = chain.from_iterable((s, tuple(a for a in axes if a not in s)) for s in _subsets(axes))
+    return tuple(dict.fromkeys(pairs))
 
 
 def _flipped(array: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:

@@ -102,7 +102,7 @@ def test_record_of_a_case_agrees_with_itself(make_configuration: Make, variant: 
         assert record["agreement"] == {"1": 1, "planned": 1} and len({v["mean"] for v in record["one"].values()}) == 1
     for sigma in (0, 0.5) if variant == "direct" else ():
         turned = subject(make_configuration(variant))
-        turned.window.turns = ((), (0,), (1,), (0, 1))
+        turned.window.turns = ((), (0, 1), (0,), (1,))
         found = turned.probabilities(method_cases.noisy(image, "case", sigma), "case", 1, range(5))
         scored = method_cases.score(turned.assign(found.mean(0)), labels, TWO, (1, 1, 1))
         assert record["noise"][f"{sigma:g}"]["mirrored"] == scored["mean"] != record["noise"][f"{sigma:g}"]["one"]

@@ -54,7 +54,8 @@ def build(configuration: Configuration, heads: int, seed: int = 0) -> LDSeg:
 def plain_draws(configuration: Configuration, models: list[LDSeg], image: np.ndarray, draws: Draws) -> np.ndarray:
     """Probabilities (draws, heads, z, y, x) of whole volumes: every tile by itself, mirrored by its sample, through LDSeg.predict."""
     flat, spatial = configuration.dimensions == 2, range(-configuration.dimensions, 0)
-    turns = [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)]
+    subsets = [axes for n in range(len(spatial) + 1) for axes in combinations(spatial, n)]
+    turns = [side for i in range(len(subsets) // 2) for side in (subsets[i], subsets[-1 - i])]  # each before its complement
     patch = (1, *configuration.patch_size) if flat else configuration.patch_size
     factor = (1, *configuration.latent.factor) if flat else configuration.latent.factor
     wanted = [max(p, ceil(s / f) * f) for s, p, f in zip(image.shape[1:], patch, factor, strict=True)]

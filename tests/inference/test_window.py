@@ -246,7 +246,7 @@ def test_each_sample_sees_another_mirroring(
     found = np.concatenate(list(window.planes([model, model], image, Draws("a", 3, 2, numbers, regions))), 2)
     shape, expected = model.latent_shape((16, 16)), []
     for number in numbers:
-        axes = ((), (2,), (3,), (2, 3))[max(number, 0) % 4]
+        axes = ((), (2, 3), (2,), (3,))[max(number, 0) % 4]
         noise = case_noise(3, "a", number, (shape[0], 1, *shape[1:]))[None, :, 0]
         with torch.inference_mode():
             logits = model.predict(torch.from_numpy(image).flip(axes), noise.flip(axes), 2).flip(axes)
@@ -269,7 +269,16 @@ def test_when_samples_are_mirrored(
 ) -> None:
     """With one rater, along what training mirrored, unless the caller wants none, or all of them averaged."""
     configuration = replace(make_configuration(patch=(16, 16)), method=Method(**method), training=Training(**training))
-    assert SlidingWindow(configuration, CPU, 1, **options).turns == (((), (0,), (1,), (0, 1)) if turned else ((),))
+    assert SlidingWindow(configuration, CPU, 1, **options).turns == (((), (0, 1), (0,), (1,)) if turned else ((),))
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_each_axis_is_mirrored_in_half_of_an_even_number_of_samples(make_configuration: Make, setup: str) -> None:
+    configuration = make_configuration(**SETUPS[setup])
+    turns, n = SlidingWindow(configuration, CPU, 1).turns, configuration.dimensions
+    assert len(set(turns)) == len(turns) == 2**n and turns[0] == ()
+    for count in range(2, len(turns) + 1, 2):
+        assert [sum(axis in turn for turn in turns[:count]) for axis in range(n)] == [count // 2] * n
 
 
 def test_many_heads_come_in_parts(make_configuration: Make, monkeypatch: pytest.MonkeyPatch) -> None:
