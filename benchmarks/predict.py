@@ -8,8 +8,9 @@
 
 Both tools plan the dataset; nnU-Net's 3d_fullres patch and features per stage are given to our plans (they are ours already, usually).
 Weights are random, which costs the same as trained ones. Each tool predicts the whole folder and, for its start-up, two cases of it: the
-seconds per case are the difference. Our samples are drawn in one step; where nothing else is said, all of the same view
-(`--tta none`). The volume is noise with a bright body, predicted by a narrow network on the volume's own grid; `--shape 700 512 512` and `--patch 32 96 96` change it.
+seconds per case are the difference. Our samples are drawn in one step; where nothing else is said, all of the same view (`--tta none`).
+The volume is noise with a bright body, predicted by a narrow network on the volume's own grid; `--shape 700 512 512` and
+`--patch 32 96 96` change it.
 """
 
 from __future__ import annotations
