@@ -9,7 +9,8 @@ Several folds of one dataset may be named; each is predicted (its validation cas
 - cross-fit: ten parts, as the file stores it; halves: fitted on every other case and checked on the rest, both ways;
 - error: mean absolute difference of predicted and true Dice; constant: the same of the mean Dice of the cases fitted to;
 - rank: Spearman's correlation; AUGRC beside its bounds: whether the cases with a low Dice come out low. Left out for a constant, whose
-  held-out values fall where the left-out Dice rises.
+  held-out values fall where the left-out Dice rises;
+- volumes: how often the interval of four samples' volumes held that of the reference.
 
 To expect: an error well below the constant's where cases differ in Dice, near it where they do not. A second or two per case on two cores.
 """
@@ -146,7 +147,8 @@ def report(folds: dict[str, PredictedDice]) -> tuple[str, dict[str, Any]]:
                 ranks = ["", ""] if one.curve.kind == "constant" else ranks
                 rows.append([fold, kind, check, curve, r["cases"], f"{r['dice']:.3f} +- {r['deviation']:.3f}", *figures, *ranks])
     header = ["fold", "samples", "check", "curve", "cases", "true Dice", "error", "constant", "worst", "rank", "AUGRC (best to random)"]
-    return table(header, rows), content
+    volumes = [f"- {fold}, volumes: {found.words_of_volumes()}." for fold, found in folds.items()]
+    return table(header, rows) + "\n\n" + "\n".join(volumes), content
 
 
 def main() -> None:

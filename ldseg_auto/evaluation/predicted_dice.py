@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ldseg_auto.errors import ModelError, PlansError
+from ldseg_auto.evaluation.coverage import Coverage
 from ldseg_auto.files import read_json, write_json
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
 
@@ -151,6 +152,8 @@ class PredictedDice:
     """why there is no fit, in words; empty where there are both."""
     equal_samples: bool = False
     """several samples are one and the same (a direct network): the fit for one holds for them."""
+    coverage: Coverage | None = None
+    """of the intervals of several samples' volumes; None where it was not measured."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -164,6 +167,12 @@ class PredictedDice:
         """What may be said of a predicted Dice for a number of samples per model, or why there is none."""
         fit = self.of(samples)
         return self.note if fit is None else fit.sentence
+
+    def words_of_volumes(self) -> str:
+        """What may be said of the interval of several samples' volumes."""
+        if self.equal_samples:
+            return "all samples are equal, and so are their volumes"
+        return self.coverage.sentence if self.coverage else "how often it holds was not measured"
 
     def save(self, path: Path) -> None:
         """Writes the file, atomically."""
@@ -182,16 +191,17 @@ class PredictedDice:
             raise ModelError(f"{cause} Run ldseg_train --continue to fit again, or delete the file to do without.") from None
 
 
-def fit_file(single: Sequence[Pair], several: Sequence[Pair] | None) -> PredictedDice:
+def fit_file(single: Sequence[Pair], several: Sequence[Pair] | None, coverage: Coverage | None = None) -> PredictedDice:
     """Both fits of a fold, and in words what there are too few cases for.
 
     Args:
         single, several: validation cases predicted with one sample, and with several; None where all samples are equal.
+        coverage: of the intervals of several samples' volumes.
     """
     notes: list[str] = []
     one = _fit_of("one sample", single, notes)
     more = None if several is None else _fit_of("several samples", several, notes)
-    return PredictedDice(one, more, " ".join(notes), several is None)
+    return PredictedDice(one, more, " ".join(notes), several is None, coverage)
 
 
 def _fit_of(name: str, pairs: Sequence[Pair], notes: list[str]) -> Fit | None:

@@ -60,6 +60,8 @@ class Engine(Protocol):
 
     def about_predicted_dice(self) -> dict[str, str]: ...
 
+    def about_volumes(self) -> dict[str, str]: ...
+
 
 def predict_folder(
     engine: Engine, task: FolderTask, progress: Progress = silent, stop: threading.Event | None = None
@@ -85,7 +87,7 @@ def predict_folder(
     resumed = task.resume and manifest.path.exists()
     if resumed:
         manifest.take_over()
-    about = {"predicted_dice": engine.about_predicted_dice()}
+    about = {"predicted_dice": engine.about_predicted_dice(), "volume_intervals": engine.about_volumes()}
     writer = CaseWriter(task.output, engine.description, task.extras, task.flag_below, about, resumed, suffix)
     task.output.mkdir(parents=True, exist_ok=True)
     remove_temporary(task, everything)

@@ -148,6 +148,15 @@ class Predictor:
             for fold in m.folder.folds
         }
 
+    def about_volumes(self) -> dict[str, str]:
+        """Fold (with its model folder's name) -> how often the interval of several samples' volumes held; empty with one sample."""
+        return {
+            f"{m.folder.path.name}/fold_{fold}": m.predicted[fold].words_of_volumes() if fold in m.predicted else UNVALIDATED
+            for m in self.members
+            for fold in m.folder.folds
+            if self.samples > 1
+        }
+
     def __enter__(self) -> Predictor:
         return self
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldseg_auto.evaluation.coverage import coverage
 from ldseg_auto.evaluation.predicted_dice import FEWEST, PredictedDice, fit_file
 from ldseg_auto.evaluation.predicted_dice import NAME as PREDICTED_DICE
 from ldseg_auto.evaluation.report import without_nan
@@ -79,6 +80,8 @@ def final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress:
     fits.save(trainer.folder / PREDICTED_DICE)
     named = (("one sample", fits.single), ("several samples", fits.several))
     logger.info("predicted Dice: %s", "; ".join(f"{name}: {fit.sentence}" for name, fit in named if fit) or fits.note)
+    if fits.coverage:
+        logger.info("volumes: %s", fits.coverage.sentence)
 
 
 def fit_predicted_dice(
@@ -103,4 +106,5 @@ def fit_predicted_dice(
         return fit_file(single, single)
     steps = steps or prepared.configuration.sampling.steps
     chosen = unseen[:: -(-len(unseen) // FEW_CASES)]
-    return fit_file(single, pairs_of(predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)))
+    several = predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)
+    return fit_file(single, pairs_of(several), coverage(several["volumes"], FEW_SAMPLES))

@@ -13,6 +13,7 @@ import torch
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.evaluate import evaluate_case
 from ldseg_auto.evaluation.predicted_dice import Evidence, Pair
+from ldseg_auto.inference.case_score import CaseScore, voxel_size
 from ldseg_auto.inference.export import Export, Maps, stream_of
 from ldseg_auto.inference.fallback import Way, adapted, within_memory
 from ldseg_auto.inference.noise import sample_numbers
@@ -39,11 +40,13 @@ def validate_cases(
 
     Returns:
         `{"mean": Dice or None, "per_class": {...}, "cases": {identifier: {rater: {class: metrics}}}, "evidence": {identifier: what the
-        prediction says of itself}}`.
+        prediction says of itself}}`; with several samples also `"volumes": {identifier: [[low, high, reference], ...]}`, one for each rater
+        and class, ml (mm2 in 2D); empty where voxels are to be ignored, on which a reference has no volume.
     """
     window = SlidingWindow(configuration, device, configuration.inference.tile_batch)
     cases: dict[str, Any] = {}
     evidence: dict[str, Any] = {}
+    spans: dict[str, Any] = {}
     numbers = tuple(sample_numbers(configuration, steps, samples))
     mine = [identifiers[i] for i in ranks.mine(len(identifiers))]
     for identifier in progress(mine, "validation", total=len(mine)):
@@ -61,9 +64,16 @@ def validate_cases(
             str(r): evaluate_case(drawn, maps.indices, labels, spacing, surface=False) for r, drawn in zip(who, reference, strict=True)
         }
         evidence[identifier] = asdict(maps.score.evidence)
-    parts = ranks.gathered([cases, evidence])
-    cases, evidence = ({name: part[k][name] for name in identifiers for part in parts if name in part[k]} for k in (0, 1))
-    return {**_summary(cases, labels), "steps": steps, "evidence": evidence, "cases": cases}
+        if samples > 1:
+            spans[identifier] = _spans(maps.score, cases[identifier], voxel_size(spacing)[0]) if labels.ignore_index is None else []
+    parts = ranks.gathered([cases, evidence, spans])
+    cases, evidence, spans = ({name: part[k][name] for name in identifiers for part in parts if name in part[k]} for k in range(3))
+    return {**_summary(cases, labels), "steps": steps, "evidence": evidence, "cases": cases, **({"volumes": spans} if samples > 1 else {})}
+
+
+def _spans(score: CaseScore, raters: dict[str, Any], voxel: float) -> list[list[float]]:
+    """Low and high of the draws' volumes, and the reference's, for each rater and class; `voxel`: its size in the score's unit."""
+    return [[v.low, v.high, table[name]["n_reference"] * voxel] for table in raters.values() for name, v in score.volumes.items()]
 
 
 def _export(planes: Iterator[np.ndarray], properties: Properties, plans: Plans, labels: LabelSpec, samples: int) -> Maps:

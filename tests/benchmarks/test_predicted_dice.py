@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldseg_auto.evaluation.coverage import Coverage
 from ldseg_auto.evaluation.predicted_dice import Evidence, Pair, PredictedDice, fit, fit_file
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -52,9 +53,11 @@ def test_halves_hold_out_what_they_check(benchmark: ModuleType) -> None:
 
 
 def test_table_and_picture(benchmark: ModuleType, tmp_path: Path) -> None:
-    folds = {"fold_0": fit_file(line(24), None), "fold_1": fit_file(line(12), []), "fold_2": PredictedDice(None, None, "too few")}
+    measured = Coverage(3, 4, 2, 4)
+    folds = {"fold_0": fit_file(line(24), None), "fold_1": fit_file(line(12), [], measured), "fold_2": PredictedDice(None, None, "too few")}
     text, content = benchmark.report(folds)
-    lines = text.splitlines()
+    assert [words in text for words in ("fold_0, volumes: all samples are equal", measured.sentence)] == [True, True]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(row.split("|")) for row in lines} == {13}
     assert [key for key in content if "fold_1" in key] == ["fold_1, one sample, cross-fit"]
     assert "| fold_2 | one sample | too few |" in text

@@ -13,6 +13,7 @@ import pytest
 from ldseg_auto.data.cases import Case
 from ldseg_auto.data.image_io import read_image, read_label
 from ldseg_auto.errors import InputError
+from ldseg_auto.evaluation.coverage import Coverage
 from ldseg_auto.evaluation.predicted_dice import Curve, Evidence, Fit, Pair, PredictedDice
 from ldseg_auto.inference.case_score import CaseScore
 from ldseg_auto.inference.case_writer import CaseWriter
@@ -86,7 +87,8 @@ def agreement_by_hand(samples: np.ndarray) -> float:
 
 
 def test_predicted_dice_comes_from_the_folds_file(model: Path, images: Path, tmp_path: Path) -> None:
-    PredictedDice(fit_of(0.7, False), fit_of(0.8, True)).save(model / "fold_0" / "predicted_dice.json")
+    measured = Coverage(5, 8, 8, 4)
+    PredictedDice(fit_of(0.7, False), fit_of(0.8, True), coverage=measured).save(model / "fold_0" / "predicted_dice.json")
     for samples, dice in ((1, 0.7), (2, 0.8)):
         out = tmp_path / f"out{samples}"
         Predictor.from_folder(model, device="cpu", samples=samples).predict_folder(images, out, flag_below=0.75)
@@ -98,6 +100,7 @@ def test_predicted_dice_comes_from_the_folds_file(model: Path, images: Path, tmp
             "predicted Dice was off by 0.040 on average on 8 held-out validation cases (their mean Dice as the prediction for all: 0.050)"
         )
         assert content["predicted_dice"] == {"ldsegPlans__3d_fullres/fold_0": words} and content["flag_below"] == 0.75
+        assert content["volume_intervals"] == ({"ldsegPlans__3d_fullres/fold_0": measured.sentence} if samples > 1 else {})
 
 
 def test_a_model_without_the_file_says_so(model: Path, images: Path, tmp_path: Path) -> None:
