@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ldseg_auto.evaluation.calibration import Reliability
+from ldseg_auto.evaluation.coverage import Coverage
 from ldseg_auto.evaluation.predicted_dice import Evidence, Pair, fit_file
 from ldseg_auto.report.charts import Line, Mark, trend_chart
 from ldseg_auto.report.model_charts import calibration_figure, predicted_figures, step_figures, training_figures
@@ -70,6 +71,9 @@ def test_predicted_dice_and_steps() -> None:
     fold = FoldFiles("0", predicted=fit_file(pairs, None), steps={"dice": {"1": 0.7, "2": 0.8, "4": 0.8}, "chosen": 2})
     (figure,) = predicted_figures([fold, FoldFiles("1")])
     assert figure.count("<circle") == 10 and "held-out validation cases" in figure and "case3: predicted 0.6" in figure
+    measured = FoldFiles("2", predicted=fit_file(pairs, pairs, Coverage(3, 4, 2, 4)))
+    one, several = predicted_figures([fold, measured])
+    assert "Volumes, fold 2: low to high of 4 samples held 3 of 4" in several and "Volumes" not in one
     (steps,) = step_figures([fold])
     assert steps.count('class="ring"') == 1 and "fold 0, 2 steps: 0.8000" in steps and 'class="target"' not in steps
     assert step_figures([FoldFiles("1")]) == predicted_figures([FoldFiles("1")]) == []
