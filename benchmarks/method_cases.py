@@ -88,6 +88,11 @@ class Subject:
         turned = replace(self, window=SlidingWindow(self.window.configuration, self.window.device, 1, turn=True))
         return self.assign(turned.probabilities(image, case, 1, range(ENSEMBLE)).mean(0))
 
+    def swapped(self, image: np.ndarray, case: str, steps: int) -> float:
+        """Dice between two samples that differ in nothing but their noise: mirroring is off."""
+        same = replace(self, window=SlidingWindow(self.window.configuration, self.window.device, 1, turn=False))
+        return pairwise_dice(same.draw(image, case, steps, 2).masks)
+
     def assign(self, probabilities: np.ndarray) -> np.ndarray:
         """Label indices `(z, y, x)` of `(heads, z, y, x)`."""
         return self.labels.assign(probabilities - 0.5 if self.labels.has_regions else probabilities)
@@ -172,6 +177,7 @@ def evaluate_one(
     record["one"]["1"] = score(single, raters, subject.labels, spacing, surface=True)
     record["ensemble"] = {k: score(named[k].combined, raters, subject.labels, spacing, surface=True) for k in ("1", PLANNED)}
     record["agreement"] = {k: pairwise_dice(named[k].masks[:ENSEMBLE]) for k in ("1", PLANNED)}
+    record["swap"] = subject.swapped(image, case, planned)
     record["volume"] = volume_record(named[PLANNED], raters, subject.labels)
     record["noise"] = {"0": confidence_record(single, named[PLANNED], raters, subject.labels, spacing)}
     for sigma in SIGMAS:

@@ -78,9 +78,9 @@ def energy_gates(dataset: str, own: Mapping[str, Any], base: Mapping[str, Any] |
 
 
 def swap_gate(own: Mapping[str, Any]) -> Gate:
-    """G1 where one rater drew: another noise gives another mask."""
-    value = 1 - own["agreement"]["planned"][0]
-    return gate("G1", "swap of the noise: 1 - pairwise Dice > 0.001", f"{value:.4f}", value > 0.001)
+    """G1 where one rater drew: another noise alone gives another mask, of the image in the same view."""
+    value = 1 - own["swap"][0]
+    return gate("G1", "swap of the noise alone: 1 - Dice > 0.001", f"{value:.4f}", value > 0.001)
 
 
 def noise_gate(own: Mapping[str, tuple[float, ...]], base: Mapping[str, tuple[float, ...]] | None, mask: str) -> Gate:

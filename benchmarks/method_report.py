@@ -144,6 +144,7 @@ def arm_numbers(results: Sequence[Result]) -> dict[str, Any]:
                  "5 x planned": surface(cases, "ensemble", PLANNED)},
         "steps": {s: interval(values(results, lambda case, s=s: case["one"][s]["mean"])) for s in (*STEPS, PLANNED)},
         "agreement": {s: interval(values(results, lambda case, s=s: case["agreement"][s])) for s in ("1", PLANNED)},
+        "swap": interval(values(results, lambda case: case["swap"])),
         "noise": {kind: {level: interval(values(results, lambda case, k=kind, v=level: case["noise"][v][k])) for level in NOISE}
                   for kind in ("one", "ensemble")},
         "mirrored": {v: interval(values(results, lambda case, v=v: case["noise"][v].get("mirrored"))) for v in NOISE},

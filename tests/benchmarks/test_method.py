@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.evaluation.agreement import pairwise_dice
 from ldseg_auto.evaluation.risk import augrc
 from ldseg_auto.inference.window import SlidingWindow
 from ldseg_auto.networks.ldseg import LDSeg
@@ -100,6 +101,9 @@ def test_record_of_a_case_agrees_with_itself(make_configuration: Make, variant: 
     assert record["noise"]["0.5"]["loss"] == 1 - record["noise"]["0.5"]["ensemble"] and diagram.count.sum() > 0
     if variant == "direct":
         assert record["agreement"] == {"1": 1, "planned": 1} and len({v["mean"] for v in record["one"].values()}) == 1
+    same = replace(one.window.configuration, method=Method(mirror_samples=False)) if variant == "auto" else one.window.configuration
+    unturned = replace(one, window=SlidingWindow(same, CPU, 1)).draw(image, "case", 2, 2).masks
+    assert record["swap"] == pairwise_dice(unturned) and (record["swap"] == 1) == (variant == "direct")
     for sigma in (0, 0.5) if variant == "direct" else ():
         turned = subject(make_configuration(variant))
         turned.window.turns = ((), (0, 1), (0,), (1,))
@@ -162,6 +166,7 @@ def result(arm: str, seed: int, dice: float, raters: bool = False) -> dict[str, 
         cases[f"c{i}"] = {
             "seconds": 1.0 + i, "one": dict.fromkeys((*method_report.STEPS, "planned"), scored), "noise": noise,
             "ensemble": {"1": scored, "planned": scored}, "agreement": {"1": 1.0, "planned": value},
+            "swap": value,
             "volume": {"inside": 0.5, "width": 0.1},
         }  # fmt: skip
         if raters:
