@@ -85,13 +85,15 @@ class Subject:
 
     def mirrored(self, image: np.ndarray, case: str) -> np.ndarray:
         """Label indices `(z, y, x)` of the mean of the ENSEMBLE mirrorings that `auto`'s samples see, in one step."""
-        turned = replace(self, window=SlidingWindow(self.window.configuration, self.window.device, 1, turn=True))
-        return self.assign(turned.probabilities(image, case, 1, range(ENSEMBLE)).mean(0))
+        return self.assign(self._turned(True).probabilities(image, case, 1, range(ENSEMBLE)).mean(0))
 
     def swapped(self, image: np.ndarray, case: str, steps: int) -> float:
         """Dice between two samples that differ in nothing but their noise: mirroring is off."""
-        same = replace(self, window=SlidingWindow(self.window.configuration, self.window.device, 1, turn=False))
-        return pairwise_dice(same.draw(image, case, steps, 2).masks)
+        return pairwise_dice(self._turned(False).draw(image, case, steps, 2).masks)
+
+    def _turned(self, turn: bool) -> Subject:
+        """The same, each sample mirrored otherwise or none, whatever the method says."""
+        return replace(self, window=SlidingWindow(self.window.configuration, self.window.device, 1, turn=turn))
 
     def assign(self, probabilities: np.ndarray) -> np.ndarray:
         """Label indices `(z, y, x)` of `(heads, z, y, x)`."""

@@ -268,16 +268,8 @@ def uncertainty_table(numbers: Mapping[str, Any]) -> Table:
     rows = []
     for arm, n in numbers.items():
         areas = [*(cell(n["augrc"][k]) for k in keys), cell(n["augrc"]["difference"], sign=True)]
-        rows.append(
-            [
-                arm,
-                cell(n["agreement"]["1"]),
-                cell(n["agreement"][PLANNED]),
-                *areas,
-                cell(n["ece"]),
-                *(cell(n["volume"][k]) for k in ("inside", "width")),
-            ]
-        )
+        volume = [cell(n["volume"][k]) for k in ("inside", "width")]
+        rows.append([arm, cell(n["agreement"]["1"]), cell(n["agreement"][PLANNED]), *areas, cell(n["ece"]), *volume])
     header = ["arm", "pairwise Dice, 1 step", "pairwise Dice, planned", "AUGRC, pairwise Dice", "AUGRC, softmax response",
               "AUGRC, softmax response in foreground", "AUGRC, soft Dice", "AUGRC, oracle", "AUGRC, random",
               "AUGRC, pairwise Dice - better softmax response", "ECE",
