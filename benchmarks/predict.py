@@ -44,6 +44,7 @@ PACKAGES = (
 )
 FEW = 2  # cases of the run that is mostly start-up
 SAMPLES = (1, 2, 5)
+MIRRORED = "ours, 5 samples, each mirrored otherwise"
 MODEL_OF_NNUNET = """
 import sys, torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -142,7 +143,7 @@ def commands(args: argparse.Namespace, inputs: Path, output: Path, theirs: Path,
     here = [str(OURS / "ldseg_predict"), "-i", str(inputs), "-o", str(output), "-m", str(ours), "--device", args.device, "--steps", "1"]
     found = {"nnU-Net, mirroring": there, "nnU-Net, no mirroring": [*there, "--disable_tta"]}
     found |= {f"ours, {n} sample{'s' * (n > 1)}": [*here, "--samples", str(n), "--tta", "none"] for n in SAMPLES}
-    found["ours, 5 samples, each mirrored otherwise"] = [*here, "--samples", "5"]
+    found[MIRRORED] = [*here, "--samples", "5"]
     found["ours, mirroring"] = [*here, "--samples", "1", "--tta", "mirror"]
     return found | ({"ours, compiled": [*here, "--samples", "1", "--compile"]} if args.compile else {})
 
@@ -180,10 +181,10 @@ def report(measured: dict[str, dict[str, list[Measurement]]], cases: int, repeat
         )
     header = ["", "seconds", "start-up", "seconds per case", "CPU seconds", "peak, MiB"]
     header += [f"{kind} than nnU-Net {m}" for m in ("with mirroring", "without") for kind in ("faster", "faster per case")]
-    one, two, five, mirrored = (each[n] for n in each if n.startswith("ours") and "sample" in n)
+    one, two, five = (each[f"ours, {n} sample{'s' * (n > 1)}"] for n in SAMPLES)
     further = (
         f"A further sample costs {(two - one) / one:.0%} of the first case time (2 samples), {(five - one) / 4 / one:.0%} (5 samples), "
-        f"{(mirrored - one) / 4 / one:.0%} (5 samples, each mirrored otherwise: the default)."
+        f"{(each[MIRRORED] - one) / 4 / one:.0%} (5 samples, each mirrored otherwise: the default)."
     )
     larger = f" of {repeat}^3 times the voxels" if repeat > 1 else ""
     return f"Hippocampus, {CONFIGURATION}, {cases} cases{larger}\n\n" + table(header, rows) + f"\n\n{further}"

@@ -72,5 +72,6 @@ def load_member(
             use_onednn(model)
     batch = configuration.inference.tile_batch if tile_batch is None else tile_batch
     axes = configuration.mirror_axes if options.mirror else ()
-    window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room, None if options.mirror_samples else False)
+    turn = options.mirror_samples and configuration.parts.mirror_samples
+    window = SlidingWindow(configuration, device, batch, axes, options.precision, options.room, turn)
     return Member(folder, models, window, steps, predicted_dice(folder))

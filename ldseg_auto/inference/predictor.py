@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from ldseg_auto.data.dataset import Description
 from ldseg_auto.errors import InputError
+from ldseg_auto.evaluation.predicted_dice import PredictedDice
 from ldseg_auto.files import hash_file
 from ldseg_auto.inference.device import choose_device
 from ldseg_auto.inference.export import Export, Maps, stream_of, values_of
@@ -142,19 +143,18 @@ class Predictor:
 
     def about_predicted_dice(self) -> dict[str, str]:
         """Fold (with its model folder's name) -> how far its predicted Dice was off on held-out cases, or why it has none."""
-        return {
-            f"{m.folder.path.name}/fold_{fold}": m.predicted[fold].words(self.samples) if fold in m.predicted else UNVALIDATED
-            for m in self.members
-            for fold in m.folder.folds
-        }
+        return self._of_folds(lambda fits: fits.words(self.samples))
 
     def about_volumes(self) -> dict[str, str]:
         """Fold (with its model folder's name) -> how often the interval of several samples' volumes held; empty with one sample."""
+        return self._of_folds(PredictedDice.words_of_volumes) if self.samples > 1 else {}
+
+    def _of_folds(self, words: Callable[[PredictedDice], str]) -> dict[str, str]:
+        """Fold (with its model folder's name) -> what its predicted_dice.json says, or that there is none."""
         return {
-            f"{m.folder.path.name}/fold_{fold}": m.predicted[fold].words_of_volumes() if fold in m.predicted else UNVALIDATED
+            f"{m.folder.path.name}/fold_{fold}": words(m.predicted[fold]) if fold in m.predicted else UNVALIDATED
             for m in self.members
             for fold in m.folder.folds
-            if self.samples > 1
         }
 
     def __enter__(self) -> Predictor:

@@ -54,10 +54,10 @@ class SlidingWindow:
         tile_batch: tiles per network call on an accelerator. On a CPU tiles run one by one: the convolution kernels there choose
             their blocking by batch size, so that only this keeps results identical to the bit.
         mirror: spatial axes; each tile is also predicted mirrored along every subset of them, and the probabilities are averaged.
-        turn: without `mirror`, sample i sees image and noise mirrored along the i-th subset of the axes that training mirrored (`turns`);
-            the first sample and the centre see them as they are. None: where the method says so (`mirror_samples`).
         precision: what networks compute in, see device.inference_type.
         room: for the logits of unfinished planes.
+        turn: without `mirror`, sample i sees image and noise mirrored along the i-th subset of the axes that training mirrored (`turns`);
+            the first sample and the centre see them as they are. None: where the method says so (`mirror_samples`).
     """
 
     def __init__(

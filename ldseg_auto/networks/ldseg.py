@@ -122,8 +122,8 @@ class LDSeg(nn.Module):
 
     @property
     def one_draw(self) -> bool:
-        """Whether the first step gives one latent whatever the noise: at t = 1 the gated denoiser reads zeros."""
-        return self.parts.signal_gate and self.parts.prediction == "z0" and self.variant != "direct" and self.schedule == "cosine"
+        """Whether the first step gives one latent whatever the noise: where no signal is left at t = 1, a gated denoiser reads zeros."""
+        return self.parts.signal_gate and self.parts.prediction == "z0" and self.schedule == "cosine"
 
     def clean(self, zt: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
         """z0_hat `(b, k, *latent_spatial)` by either prediction."""
