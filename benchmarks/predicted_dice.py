@@ -10,7 +10,7 @@ Several folds of one dataset may be named; each is predicted (its validation cas
 - error: mean absolute difference of predicted and true Dice; constant: the same of the mean Dice of the cases fitted to;
 - rank: Spearman's correlation; AUGRC beside its bounds: whether the cases with a low Dice come out low. Left out for a constant, whose
   held-out values fall where the left-out Dice rises;
-- volumes: how often the interval of four samples' volumes held that of the reference.
+- volumes: how often the intervals of one and of four samples' volumes held that of the reference.
 
 To expect: an error well below the constant's where cases differ in Dice, near it where they do not. A second or two per case on two cores.
 """
@@ -147,7 +147,11 @@ def report(folds: dict[str, PredictedDice]) -> tuple[str, dict[str, Any]]:
                 ranks = ["", ""] if one.curve.kind == "constant" else ranks
                 rows.append([fold, kind, check, curve, r["cases"], f"{r['dice']:.3f} +- {r['deviation']:.3f}", *figures, *ranks])
     header = ["fold", "samples", "check", "curve", "cases", "true Dice", "error", "constant", "worst", "rank", "AUGRC (best to random)"]
-    volumes = [f"- {fold}, volumes: {found.words_of_volumes()}." for fold, found in folds.items()]
+    volumes = [
+        f"- {fold}, volumes, {kind}: {found.words_of_volumes(samples)}."
+        for fold, found in folds.items()
+        for kind, samples in zip(KINDS, (1, 2), strict=True)
+    ]
     return table(header, rows) + "\n\n" + "\n".join(volumes), content
 
 

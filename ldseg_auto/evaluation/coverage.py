@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ldseg_auto.planners.serialise import require
 
 ROUNDING = 1e-9  # relative: volumes are whole voxels times a voxel's size
-Spans = Mapping[str, Sequence[Sequence[float]]]  # case -> low, high and reference for each rater and class, in one unit
+Spans = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]  # case -> class -> low, high and reference for each rater, in one unit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Coverage:
 
 def coverage(spans: Spans, samples: int) -> Coverage | None:
     """Counts them; None where there is no volume at all."""
-    known = {case: [s for s in found if any(s)] for case, found in spans.items()}
+    known = {case: [s for of_class in found.values() for s in of_class if any(s)] for case, found in spans.items()}
     every = [s for found in known.values() for s in found]
     held = sum(low * (1 - ROUNDING) <= volume <= high * (1 + ROUNDING) for low, high, volume in every)
     return Coverage(held, len(every), sum(bool(found) for found in known.values()), samples) if every else None

@@ -17,6 +17,7 @@ import numpy as np
 
 from ldseg_auto.errors import ModelError, PlansError
 from ldseg_auto.evaluation.coverage import Coverage
+from ldseg_auto.evaluation.intervals import Intervals, factors_of, stretched
 from ldseg_auto.files import read_json, write_json
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
 
@@ -26,6 +27,7 @@ FEWEST = 8  # cases that a fit needs
 FOLDS = 10  # of the cross-fit; leave-one-out for up to as many cases
 LARGEST = 100  # cases left out one by one when a curve is chosen; with more they go out in as many parts
 KINDS = ("constant", "isotonic", "linear")
+UNSTRETCHED = "there is no likely low to high: it takes 10 validation cases that training had not seen and that predict the class"
 SOFTMAX, AGREEMENT, SOFT_DICE, SIZE = "softmax", "agreement", "soft_dice", "log_foreground"
 FEATURES = (SOFTMAX, AGREEMENT, SOFT_DICE, SIZE)
 # In order of preference among equals. More confidence never means a lower Dice: isotonic, and linear with weights of 0 and above.
@@ -154,6 +156,10 @@ class PredictedDice:
     """several samples are one and the same (a direct network): the fit for one holds for them."""
     coverage: Coverage | None = None
     """of the intervals of several samples' volumes; None where it was not measured."""
+    single_volumes: Intervals | None = None
+    """how far the volume of one sample has to be stretched; None where it is not known."""
+    several_volumes: Intervals | None = None
+    """how far the interval of several samples' volumes."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -163,16 +169,24 @@ class PredictedDice:
         """The fit for a number of samples per model."""
         return self.single if samples == 1 or self.equal_samples else self.several
 
+    def volumes(self, samples: int) -> Intervals | None:
+        """How far volumes have to be stretched for a number of samples per model."""
+        return self.single_volumes if samples == 1 or self.equal_samples else self.several_volumes
+
     def words(self, samples: int) -> str:
         """What may be said of a predicted Dice for a number of samples per model, or why there is none."""
         fit = self.of(samples)
         return self.note if fit is None else fit.sentence
 
-    def words_of_volumes(self) -> str:
-        """What may be said of the interval of several samples' volumes."""
+    def words_of_volumes(self, samples: int) -> str:
+        """What may be said of the intervals of volumes for a number of samples per model."""
+        found = self.volumes(samples)
+        likely = found.sentence if found else UNSTRETCHED
+        if samples == 1:
+            return likely
         if self.equal_samples:
-            return "all samples are equal, and so are their volumes"
-        return self.coverage.sentence if self.coverage else "how often it holds was not measured"
+            return f"all samples are equal, and so are their volumes; {likely}"
+        return f"{self.coverage.sentence if self.coverage else 'how often low to high holds was not measured'}; {likely}"
 
     def save(self, path: Path) -> None:
         """Writes the file, atomically."""
@@ -291,6 +305,20 @@ def isotonic(at: np.ndarray, values: np.ndarray) -> tuple[tuple[float, float], .
             total, weight, _, last = blocks.pop()
             blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + weight, blocks[-1][2], last]
     return tuple((place, total / weight) for total, weight, *ends in blocks for place in sorted(set(ends)))
+
+
+def likely_volumes(fits: Sequence[PredictedDice], name: str, low: float, high: float, samples: int) -> tuple[float, float] | None:
+    """The interval of a class's volume that held 90 % of validation cases, by the geometric mean of the models' factors.
+
+    Args:
+        fits: one per model.
+        low, high: of the samples' volumes.
+        samples: per model, as predicted with.
+
+    Returns:
+        None where no model knows a factor, or no sample shows the class.
+    """
+    return stretched(low, high, factors_of([fit.volumes(samples) for fit in fits], name))
 
 
 def predict(fits: Sequence[PredictedDice], evidence: Evidence, samples: int) -> tuple[float, float] | None:

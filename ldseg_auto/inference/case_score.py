@@ -15,7 +15,7 @@ import numpy as np
 
 from ldseg_auto.data.geometry import NATURAL_Z, Geometry
 from ldseg_auto.data.labels import LabelSpec
-from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice, predict
+from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice, likely_volumes, predict
 
 CHUNK = 2**18  # voxels looked at together; float32 counts whole numbers exactly up to 2^24
 LOW, HIGH = 5, 95  # percentiles of the draws' volumes (numpy's, linear between draws)
@@ -35,6 +35,10 @@ class Volume:
     """95th percentile of the draws; `mean` for one draw."""
     mask: float
     """of the label map, which comes from the mean probabilities: it can lie outside low to high."""
+    likely_low: float | None = None
+    """low and high stretched until they held 90 % of the references' volumes of validation cases (evaluation/intervals.py); None where
+    that is not known, or no draw shows the class."""
+    likely_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class CaseScore:
         return Evidence(self.softmax, self.foreground, self.agreement, self.soft_dice)
 
     def completed(self, fits: Sequence[PredictedDice], samples: int, geometry: Geometry | None) -> CaseScore:
-        """With the predicted Dice, and with `pixels` for the unit of a 2D image without spacing.
+        """With the predicted Dice, the volumes' likely intervals, and with `pixels` for the unit of a 2D image without spacing.
 
         Args:
             fits: of the models that have one.
@@ -80,7 +84,9 @@ class CaseScore:
         """
         unit = "pixels" if self.unit == "mm2" and geometry is not None and not geometry.has_spacing else self.unit
         dice, error = predict(fits, self.evidence, samples) or (None, None)
-        return replace(self, unit=unit, predicted_dice=dice, predicted_error=error)
+        likely = {name: likely_volumes(fits, name, v.low, v.high, samples) or (None, None) for name, v in self.volumes.items()}
+        volumes = {name: replace(v, likely_low=likely[name][0], likely_high=likely[name][1]) for name, v in self.volumes.items()}
+        return replace(self, unit=unit, predicted_dice=dice, predicted_error=error, volumes=volumes)
 
 
 def voxel_size(spacing: Sequence[float]) -> tuple[float, str]:

@@ -34,6 +34,7 @@ LEVEL = 1  # of deflate: probabilities shrink little more at higher ones
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time in .npz files, so that the same arrays give the same bytes
 LOW, UNKNOWN = "low", "unknown"  # flags
 COLUMNS = ("case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "soft_dice", "draws", "unit", "foreground")
+ENDS = {"": "mask", "_low": "low", "_high": "high", "_likely_low": "likely_low", "_likely_high": "likely_high"}  # column -> key of a volume
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,12 @@ def read_predictions(output: Path, suffix: str = "") -> dict[str, dict[str, Any]
 def csv_header(cases: Mapping[str, Mapping[str, Any]]) -> str:
     """First line of predictions.csv: the case's figures, then for each class its volume with interval."""
     names = list(next(iter(cases.values()))["volumes"]) if cases else []
-    return _csv([*COLUMNS, *(f"volume_{name}{end}" for name in names for end in ("", "_low", "_high"))])
+    return _csv([*COLUMNS, *(f"volume_{name}{end}" for name in names for end in ENDS)])
 
 
 def csv_line(case: str, record: Mapping[str, Any]) -> str:
     """A case's line of predictions.csv; what has no value is empty."""
-    sizes = [of[k] for of in record["volumes"].values() for k in ("mask", "low", "high")]
+    sizes = [of.get(k) for of in record["volumes"].values() for k in ENDS.values()]
     return _csv([case, *(record.get(k) for k in COLUMNS[1:]), *sizes])
 
 

@@ -146,8 +146,8 @@ class Predictor:
         return self._of_folds(lambda fits: fits.words(self.samples))
 
     def about_volumes(self) -> dict[str, str]:
-        """Fold (with its model folder's name) -> how often the interval of several samples' volumes held; empty with one sample."""
-        return self._of_folds(PredictedDice.words_of_volumes) if self.samples > 1 else {}
+        """Fold (with its model folder's name) -> how often the intervals of volumes held on validation cases."""
+        return self._of_folds(lambda fits: fits.words_of_volumes(self.samples))
 
     def _of_folds(self, words: Callable[[PredictedDice], str]) -> dict[str, str]:
         """Fold (with its model folder's name) -> what its predicted_dice.json says, or that there is none."""

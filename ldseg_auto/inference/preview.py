@@ -15,7 +15,7 @@ from ldseg_auto.data.geometry import NATURAL_Z
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.picture import COLOURS, GREY_PERCENTILES
 from ldseg_auto.files import atomic_path
-from ldseg_auto.inference.case_score import CaseScore
+from ldseg_auto.inference.case_score import CaseScore, Volume
 from ldseg_auto.inference.prediction import Prediction
 from ldseg_auto.report.pictures import PLANES, outline
 
@@ -123,9 +123,15 @@ def _legend(prediction: Prediction, labels: LabelSpec) -> list[tuple[str, str]]:
     lines = []
     for i in kept:
         v = score.volumes[names[i]]
-        interval = f"  ({_number(v.low)} to {_number(v.high)})" if score.draws > 1 else ""
-        lines.append((COLOURS[i % len(COLOURS)], f"{names[i]}  {_number(v.mask)} {score.unit}{interval}"))
+        lines.append((COLOURS[i % len(COLOURS)], f"{names[i]}  {_number(v.mask)} {score.unit}{interval_words(v, score.draws)}"))
     return lines + ([("", f"and {len(there) - len(kept)} more")] if len(there) > len(kept) else [])
+
+
+def interval_words(volume: Volume, draws: int) -> str:
+    """The interval that held on validation cases, or without it that of several draws; empty for one draw."""
+    if volume.likely_low is not None and volume.likely_high is not None:
+        return f"  (likely {_number(volume.likely_low)} to {_number(volume.likely_high)})"
+    return f"  (draws {_number(volume.low)} to {_number(volume.high)})" if draws > 1 else ""
 
 
 def _number(size: float) -> str:

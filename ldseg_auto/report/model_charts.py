@@ -101,9 +101,10 @@ def predicted_figures(folds: Sequence[FoldFiles]) -> list[str]:
         names = (f"predicted and true Dice, {title.lower()}", "predicted Dice", "true Dice")
         chart = scatter_chart(groups, names, min(low, 0.9)) + trend_key([g.name for g in groups], 1)
         caption = " ".join(f"Fold {fold}: {fit.sentence}." for fold, fit in found)
-        if several:
-            measured = [(f.fold, f.predicted.coverage) for f in folds if f.predicted and f.predicted.coverage]
-            caption += "".join(f" Volumes, fold {fold}: {of_fold.sentence}." for fold, of_fold in measured)
+        named, samples = dict(found), 2 if several else 1  # any number of several
+        known = [(f.fold, f.predicted) for f in folds if f.predicted and f.fold in named]
+        known = [(fold, fits) for fold, fits in known if fits.volumes(samples) or (several and fits.coverage)]
+        caption += "".join(f" Volumes, fold {fold}: {fits.words_of_volumes(samples)}." for fold, fits in known)
         figures.append(figure(title, chart, caption))
     return figures
 

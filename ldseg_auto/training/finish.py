@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ldseg_auto.evaluation.coverage import coverage
+from ldseg_auto.evaluation.intervals import fit_intervals
 from ldseg_auto.evaluation.predicted_dice import FEWEST, PredictedDice, fit_file
 from ldseg_auto.evaluation.predicted_dice import NAME as PREDICTED_DICE
 from ldseg_auto.evaluation.report import without_nan
@@ -80,8 +82,8 @@ def final_validation(prepared: Prepared, trainer: Trainer, steps: int, progress:
     fits.save(trainer.folder / PREDICTED_DICE)
     named = (("one sample", fits.single), ("several samples", fits.several))
     logger.info("predicted Dice: %s", "; ".join(f"{name}: {fit.sentence}" for name, fit in named if fit) or fits.note)
-    if fits.coverage:
-        logger.info("volumes: %s", fits.coverage.sentence)
+    for samples in (1,) if fits.equal_samples or not fits.coverage else (1, FEW_SAMPLES):
+        logger.info("volumes of %s: %s", "one sample" if samples == 1 else f"{samples} samples", fits.words_of_volumes(samples))
 
 
 def fit_predicted_dice(
@@ -100,11 +102,13 @@ def fit_predicted_dice(
     if not unseen:
         return PredictedDice(None, None, "the validation cases were trained on: their Dice says nothing of other cases.")
     single = [pair for pair in pairs_of(summary) if pair.case in unseen]
+    volumes = fit_intervals({case: found for case, found in summary["volumes"].items() if case in unseen})
     if prepared.configuration.network.variant == "direct":
-        return fit_file(single, None)
+        return replace(fit_file(single, None), single_volumes=volumes)
     if len(single) < FEWEST:
-        return fit_file(single, single)
+        return replace(fit_file(single, single), single_volumes=volumes)
     steps = steps or prepared.configuration.sampling.steps
     chosen = unseen[:: -(-len(unseen) // FEW_CASES)]
     several = predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)
-    return fit_file(single, pairs_of(several), coverage(several["volumes"], FEW_SAMPLES))
+    fits, spans = fit_file(single, pairs_of(several)), several["volumes"]
+    return replace(fits, coverage=coverage(spans, FEW_SAMPLES), single_volumes=volumes, several_volumes=fit_intervals(spans))

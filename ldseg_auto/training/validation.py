@@ -40,8 +40,8 @@ def validate_cases(
 
     Returns:
         `{"mean": Dice or None, "per_class": {...}, "cases": {identifier: {rater: {class: metrics}}}, "evidence": {identifier: what the
-        prediction says of itself}}`; with several samples also `"volumes": {identifier: [[low, high, reference], ...]}`, one for each rater
-        and class, ml (mm2 in 2D); empty where voxels are to be ignored, on which a reference has no volume.
+        prediction says of itself}, "volumes": {identifier: {class: [[low, high, reference] for each rater]}}}`; volumes are in ml (mm2 in
+        2D), and left out where voxels are to be ignored, on which a reference has no volume.
     """
     window = SlidingWindow(configuration, device, configuration.inference.tile_batch)
     cases: dict[str, Any] = {}
@@ -64,16 +64,18 @@ def validate_cases(
             str(r): evaluate_case(drawn, maps.indices, labels, spacing, surface=False) for r, drawn in zip(who, reference, strict=True)
         }
         evidence[identifier] = asdict(maps.score.evidence)
-        if samples > 1:
-            spans[identifier] = _spans(maps.score, cases[identifier], voxel_size(spacing)[0]) if labels.ignore_index is None else []
+        if labels.ignore_index is None:
+            spans[identifier] = _spans(maps.score, cases[identifier], voxel_size(spacing)[0])
     parts = ranks.gathered([cases, evidence, spans])
     cases, evidence, spans = ({name: part[k][name] for name in identifiers for part in parts if name in part[k]} for k in range(3))
-    return {**_summary(cases, labels), "steps": steps, "evidence": evidence, "cases": cases, **({"volumes": spans} if samples > 1 else {})}
+    return {**_summary(cases, labels), "steps": steps, "evidence": evidence, "volumes": spans, "cases": cases}
 
 
-def _spans(score: CaseScore, raters: dict[str, Any], voxel: float) -> list[list[float]]:
-    """Low and high of the draws' volumes, and the reference's, for each rater and class; `voxel`: its size in the score's unit."""
-    return [[v.low, v.high, table[name]["n_reference"] * voxel] for table in raters.values() for name, v in score.volumes.items()]
+def _spans(score: CaseScore, raters: dict[str, Any], voxel: float) -> dict[str, list[list[float]]]:
+    """Class -> low and high of the draws' volumes, and the reference's, for each rater; `voxel`: its size in the score's unit."""
+    return {
+        name: [[v.low, v.high, table[name]["n_reference"] * voxel] for table in raters.values()] for name, v in score.volumes.items()
+    }  # fmt: skip
 
 
 def _export(planes: Iterator[np.ndarray], properties: Properties, plans: Plans, labels: LabelSpec, samples: int) -> Maps:

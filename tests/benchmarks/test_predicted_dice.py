@@ -56,7 +56,7 @@ def test_table_and_picture(benchmark: ModuleType, tmp_path: Path) -> None:
     measured = Coverage(3, 4, 2, 4)
     folds = {"fold_0": fit_file(line(24), None), "fold_1": fit_file(line(12), [], measured), "fold_2": PredictedDice(None, None, "too few")}
     text, content = benchmark.report(folds)
-    assert [words in text for words in ("fold_0, volumes: all samples are equal", measured.sentence)] == [True, True]
+    assert [words in text for words in ("fold_0, volumes, several samples: all samples are equal", measured.sentence)] == [True, True]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(row.split("|")) for row in lines} == {13}
     assert [key for key in content if "fold_1" in key] == ["fold_1, one sample, cross-fit"]

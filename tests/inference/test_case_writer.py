@@ -14,6 +14,7 @@ from ldseg_auto.data.cases import Case
 from ldseg_auto.data.image_io import read_image, read_label
 from ldseg_auto.errors import InputError
 from ldseg_auto.evaluation.coverage import Coverage
+from ldseg_auto.evaluation.intervals import Intervals
 from ldseg_auto.evaluation.predicted_dice import Curve, Evidence, Fit, Pair, PredictedDice
 from ldseg_auto.inference.case_score import CaseScore
 from ldseg_auto.inference.case_writer import CaseWriter
@@ -87,8 +88,10 @@ def agreement_by_hand(samples: np.ndarray) -> float:
 
 
 def test_predicted_dice_comes_from_the_folds_file(model: Path, images: Path, tmp_path: Path) -> None:
-    measured = Coverage(5, 8, 8, 4)
-    PredictedDice(fit_of(0.7, False), fit_of(0.8, True), coverage=measured).save(model / "fold_0" / "predicted_dice.json")
+    measured, one = Coverage(5, 8, 8, 4), Intervals({"class1": 1.25}, 9, 10, 10)
+    several = Intervals({"class1": 2.0, "class2": 1.5}, 18, 20, 10)
+    fits = PredictedDice(fit_of(0.7, False), fit_of(0.8, True), coverage=measured, single_volumes=one, several_volumes=several)
+    fits.save(model / "fold_0" / "predicted_dice.json")
     for samples, dice in ((1, 0.7), (2, 0.8)):
         out = tmp_path / f"out{samples}"
         Predictor.from_folder(model, device="cpu", samples=samples).predict_folder(images, out, flag_below=0.75)
@@ -100,7 +103,18 @@ def test_predicted_dice_comes_from_the_folds_file(model: Path, images: Path, tmp
             "predicted Dice was off by 0.040 on average on 8 held-out validation cases (their mean Dice as the prediction for all: 0.050)"
         )
         assert content["predicted_dice"] == {"ldsegPlans__3d_fullres/fold_0": words} and content["flag_below"] == 0.75
-        assert content["volume_intervals"] == ({"ldsegPlans__3d_fullres/fold_0": measured.sentence} if samples > 1 else {})
+        words = f"{measured.sentence}; {several.sentence}" if samples > 1 else one.sentence
+        assert content["volume_intervals"] == {"ldsegPlans__3d_fullres/fold_0": words}
+        likely = several if samples > 1 else one
+        for row in rows:
+            for name in ("class1", "class2"):
+                low, high, likely_low, likely_high = (row[f"volume_{name}_{e}"] for e in ("low", "high", "likely_low", "likely_high"))
+                if name in likely.factors and float(high) > 0:
+                    assert float(likely_low) == pytest.approx(float(low) / likely.factors[name])
+                    assert float(likely_high) == pytest.approx(float(high) * likely.factors[name])
+                else:
+                    assert likely_low == likely_high == ""
+        assert any(float(r["volume_class1_high"]) > 0 for r in rows)
 
 
 def test_a_model_without_the_file_says_so(model: Path, images: Path, tmp_path: Path) -> None:

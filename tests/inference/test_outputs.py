@@ -29,7 +29,7 @@ from ldseg_auto.inference.outputs import (
 from ldseg_auto.inference.prediction import Prediction, Wanted
 
 LABELS = LabelSpec.from_dict({"background": 0, "left / upper": 1, "tumour": 7})
-VOLUMES = {"left / upper": Volume(1.0, 0.5, 1.5, 1.1), "tumour": Volume(0.0, 0.0, 0.0, 0.0)}
+VOLUMES = {"left / upper": Volume(1.0, 0.5, 1.5, 1.1, 0.4, 1.7), "tumour": Volume(0.0, 0.0, 0.0, 0.0)}
 SCORE = CaseScore(2, 0.75, 0.9, 0.85, VOLUMES, 1.1, "ml", 0.8, 0.05)
 TURNED = (0.0, -1.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0)  # a permutation with two mirrorings
 
@@ -176,15 +176,17 @@ def test_the_table_is_by_name_and_has_stable_columns(tmp_path: Path) -> None:
     with open(tmp_path / "predictions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = ["case", "predicted_dice", "predicted_dice_error", "flag", "agreement", "softmax", "soft_dice", "draws", "unit", "foreground"]
-    names = [f"volume_{n}{e}" for n in ("left / upper", "tumour") for e in ("", "_low", "_high")]
+    names = [f"volume_{n}{e}" for n in ("left / upper", "tumour") for e in ("", "_low", "_high", "_likely_low", "_likely_high")]
     assert list(rows[0]) == columns + names
     assert [r["case"] for r in rows] == ["a", "b"]
     assert (rows[0]["agreement"], rows[0]["predicted_dice"], rows[0]["flag"]) == ("", "", "unknown")
     assert (rows[1]["softmax"], rows[1]["soft_dice"]) == ("0.9", "0.85")
     assert (rows[1]["flag"], rows[1]["volume_left / upper"], rows[1]["volume_left / upper_high"]) == ("low", "1.1", "1.5")
+    assert [(r["volume_left / upper_likely_low"], r["volume_left / upper_likely_high"]) for r in rows] == [("", ""), ("0.4", "1.7")]
     content = json.loads((tmp_path / "predictions.json").read_text())
     assert content["flag_below"] == 0.9 and list(content["cases"]) == ["a", "b"]
-    assert content["cases"]["b"]["volumes"]["left / upper"] == {"mean": 1.0, "low": 0.5, "high": 1.5, "mask": 1.1}
+    expected = {"mean": 1.0, "low": 0.5, "high": 1.5, "mask": 1.1, "likely_low": 0.4, "likely_high": 1.7}
+    assert content["cases"]["b"]["volumes"]["left / upper"] == expected
     assert read_predictions(tmp_path) == {"a": cases["a"], "b": cases["b"]}
 
 

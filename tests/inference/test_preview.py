@@ -13,7 +13,7 @@ from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.picture import COLOURS
 from ldseg_auto.inference.case_score import CaseScore, Volume
 from ldseg_auto.inference.prediction import Prediction
-from ldseg_auto.inference.preview import FULL, contours, draw, heat, planes, preview_png, score_lines
+from ldseg_auto.inference.preview import FULL, contours, draw, heat, interval_words, planes, preview_png, score_lines
 
 LABELS = LabelSpec.from_dict({"background": 0, "organ": 1, "lesion": 5})
 REGIONS = LabelSpec.from_dict({"background": 0, "whole": [1, 2], "core": 2}, [1, 2])
@@ -104,6 +104,13 @@ def test_heat_grows_with_entropy_and_averages_large_pictures() -> None:
 )
 def test_the_score_in_words(score: CaseScore, expected: list[str]) -> None:
     assert score_lines("a", score) == expected
+
+
+def test_the_interval_that_held_comes_before_that_of_the_draws() -> None:
+    volume = Volume(2.0, 1.5, 2.5, 2.1)
+    assert interval_words(volume, 1) == "" and interval_words(volume, 4) == "  (draws 1.5 to 2.5)"
+    likely = replace(volume, likely_low=0.75, likely_high=1234.5)
+    assert interval_words(likely, 1) == interval_words(likely, 4) == "  (likely 0.75 to 1234)"
 
 
 def test_the_file(tmp_path: Path) -> None:

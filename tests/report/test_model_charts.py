@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from ldseg_auto.evaluation.calibration import Reliability
 from ldseg_auto.evaluation.coverage import Coverage
+from ldseg_auto.evaluation.intervals import Intervals
 from ldseg_auto.evaluation.predicted_dice import Evidence, Pair, fit_file
 from ldseg_auto.report.charts import Line, Mark, trend_chart
 from ldseg_auto.report.model_charts import calibration_figure, predicted_figures, step_figures, training_figures
@@ -74,6 +76,9 @@ def test_predicted_dice_and_steps() -> None:
     measured = FoldFiles("2", predicted=fit_file(pairs, pairs, Coverage(3, 4, 2, 4)))
     one, several = predicted_figures([fold, measured])
     assert "Volumes, fold 2: low to high of 4 samples held 3 of 4" in several and "Volumes" not in one
+    likely = replace(measured, predicted=replace(fit_file(pairs, pairs), single_volumes=Intervals({"organ": 1.25}, 9, 10, 10)))
+    one, several = predicted_figures([fold, likely])
+    assert "Volumes, fold 2: likely low to high, stretched by a factor of 1.25, held 9 of 10" in one and "Volumes" not in several
     (steps,) = step_figures([fold])
     assert steps.count('class="ring"') == 1 and "fold 0, 2 steps: 0.8000" in steps and 'class="target"' not in steps
     assert step_figures([FoldFiles("1")]) == predicted_figures([FoldFiles("1")]) == []

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ldseg_auto.errors import InputError, LdsegError, ModelError
+from ldseg_auto.evaluation.intervals import fit_intervals
 from ldseg_auto.evaluation.predicted_dice import Evidence, PredictedDice
 from ldseg_auto.inference import device
 from ldseg_auto.inference.model_folder import load_network, read_model_folder
@@ -124,7 +125,7 @@ def test_predicted_dice_is_fitted_to_the_validation_cases(
     preprocessed: Path, results: Path, store: Callable[..., list[str]], variant: str
 ) -> None:
     """A whole training: what the file holds is what validation wrote, and only of cases that were not trained on."""
-    names = store(preprocessed / "data", (4, 12, 12), number=11)
+    names = store(preprocessed / "data", (4, 12, 12), number=12)
     for name in names:
         save_reference(preprocessed / "gt_segmentations", name, load_case(preprocessed / "data", name).labels[:], (1.0, 1.0, 1.0))
     (preprocessed / "splits_final.json").write_text(json.dumps([{"train": names[:2], "val": names[1:]}]))
@@ -136,6 +137,8 @@ def test_predicted_dice_is_fitted_to_the_validation_cases(
         assert pair.evidence == Evidence(**summary["evidence"][pair.case])
         dice = [m["dice"] for m in summary["cases"][pair.case]["0"].values()]
         assert pair.dice == pytest.approx(np.mean(dice))
+    unseen = {case: found for case, found in summary["volumes"].items() if case in names[2:]}
+    assert len(unseen) == 10 and found.single_volumes == fit_intervals(unseen) and found.single_volumes is not None
     if variant == "direct":
         assert found.several is None and found.equal_samples and found.of(4) == found.single
     else:

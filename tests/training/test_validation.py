@@ -55,7 +55,9 @@ def test_whole_cases_against_every_rater(
     evidence = result["evidence"][names[0]]
     voxels = int((truth[names[0]] > 0).sum())
     assert evidence == {"softmax": 1.0, "foreground": pytest.approx(voxels / 1000), "agreement": None, "soft_dice": 1.0}
-    assert [p.case for p in pairs_of(result)] == names and "volumes" not in result
+    assert [p.case for p in pairs_of(result)] == names and set(result["volumes"]) == set(names)
+    sizes = {name: float((truth[names[0]] == value).sum()) / 1000 for name, value in (("organ", 1), ("lesion", 2))}
+    assert result["volumes"][names[0]] == {name: [pytest.approx([v] * 3)] * 2 for name, v in sizes.items()}  # rolled: as large
     assert pairs_of(result)[0].dice == pytest.approx((1 + 1 + dice(*organ) + 0) / 4)
 
 
@@ -87,8 +89,9 @@ def test_several_samples_are_averaged_and_compared(
     expected = (dice(first, np.roll(first, 1, -1)) + dice(truth[0] == 2, np.roll(truth[0] == 2, 1, -1))) / 2
     assert result["evidence"][names[0]]["agreement"] == pytest.approx(expected)
     voxels = [int(first.sum()), int((truth[0] == 2).sum())]  # rolled masks are as large: low, high and reference agree
-    np.testing.assert_allclose(result["volumes"][names[0]], [[v / 1000] * 3 for v in voxels])
+    assert list(result["volumes"][names[0]]) == list(spec.foreground_names)
+    np.testing.assert_allclose(list(result["volumes"][names[0]].values()), [[[v / 1000] * 3] for v in voxels])
     if not regions:
         ignoring = LabelSpec.from_dict({**labels, "ignore": 3}, None)
         again = validate_cases(None, names, tmp_path, plans, configuration, ignoring, 2, CPU, 0, samples=2)  # type: ignore[arg-type]
-        assert again["volumes"] == {names[0]: []}
+        assert again["volumes"] == {}
