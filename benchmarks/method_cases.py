@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldseg_auto.data.cases import evenly
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.agreement import generalised_energy_distance, pairwise_dice, rater_agreement
 from ldseg_auto.evaluation.calibration import Reliability, near_foreground, reliability
@@ -124,7 +125,7 @@ def evaluate_model(fold: Path, preprocessed: Path, settings: Sequence[str], seed
     prepared = prepare(preprocessed, int(number), plans.default_configuration, plans.plans_name, settings)
     planned = configuration.sampling.steps
     cases, diagrams, tiles = {}, [], []
-    for identifier in evenly(sorted(prepared.validation), limit):
+    for identifier in evenly(sorted(prepared.validation), limit or len(prepared.validation)):
         case = load_case(preprocessed / configuration.data_identifier, identifier)
         spacing = target_spacing([case.properties.spacing[a] for a in plans.transpose_forward], configuration)
         cases[identifier], diagram = evaluate_one(subject, case.image[:], case.labels[:], identifier, spacing, planned, samples)
@@ -140,12 +141,6 @@ def evaluate_model(fold: Path, preprocessed: Path, settings: Sequence[str], seed
         "tiles": float(np.mean(tiles)), "samples": samples, "reconstruction": reconstruction, "cases": cases,
         "reliability": {k: getattr(total, k).tolist() for k in ("confidence", "accuracy", "count")},
     }  # fmt: skip
-
-
-def evenly(names: Sequence[str], limit: int | None) -> list[str]:
-    """At most `limit` of the names, evenly spaced, the first and the last among them."""
-    count = min(limit or len(names), len(names))
-    return [names[round(i)] for i in np.linspace(0, len(names) - 1, count)]
 
 
 def tile_count(window: SlidingWindow, shape: Sequence[int]) -> int:

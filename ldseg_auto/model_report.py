@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from ldseg_auto.data.cases import evenly
 from ldseg_auto.data.dataset import Description
 from ldseg_auto.errors import InputError, LdsegError, ModelError
 from ldseg_auto.files import read_json, write_text
@@ -113,8 +112,7 @@ def choose(scores: Sequence[Score], count: int) -> list[Score]:
     """
     places = list(dict.fromkeys([*range(WORST), *range(len(scores) - BEST, len(scores))]))
     rest = [i for i in range(len(scores)) if i not in places]
-    more = max(0, min(count - len(places), len(rest)))
-    places += [rest[round(float(i))] for i in np.linspace(0, len(rest) - 1, more)] if more else []
+    places += evenly(rest, max(0, count - len(places)))
     return [scores[i] for i in places if 0 <= i < len(scores)][:count]
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from ldseg_auto.data.cases import evenly
 from ldseg_auto.data.dataset import Case, Description
 from ldseg_auto.data.image_io import read_label
 from ldseg_auto.data.labels import LabelSpec
@@ -52,13 +53,9 @@ def sample_cases(cases: Sequence[Case], fingerprint: Fingerprint) -> list[Case]:
     chosen: dict[str, None] = {}
     for name in sorted(fingerprint.class_names, key=lambda n: fingerprint.classes[n].prevalence):
         having = [n for n in names if volumes[n][name] > 0]
-        chosen.update(dict.fromkeys(_spread(having, 8)))
-    chosen.update(dict.fromkeys(_spread(names, MAX_CASES)))
+        chosen.update(dict.fromkeys(evenly(having, 8)))
+    chosen.update(dict.fromkeys(evenly(names, MAX_CASES)))
     return [by_name[n] for n in list(chosen)[:MAX_CASES]]
-
-
-def _spread(names: Sequence[str], count: int) -> list[str]:
-    return [names[round(i)] for i in np.linspace(0, len(names) - 1, min(count, len(names)))] if names else []
 
 
 def measure_latent(

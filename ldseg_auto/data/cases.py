@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from ldseg_auto.data.description import Description
 from ldseg_auto.data.endings import NATURAL, ending_of, label_ending, same_kind
 from ldseg_auto.errors import DatasetError, InputError
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # CASE_0000, without the ending
@@ -35,6 +38,11 @@ class Case:
     images: tuple[Path, ...]
     labels: tuple[Path, ...] = ()
     raters: tuple[int, ...] = ()
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spaced, the first and (of two or more) the last among them."""
+    return [items[round(float(i))] for i in np.linspace(0, len(items) - 1, min(count, len(items)))] if items else []
 
 
 def training_cases(folder: Path, description: Description) -> list[Case]:

@@ -107,7 +107,7 @@ def measured_steps(folder: ModelFolder, key: str = "chosen") -> int | None:
     """The number of sampling steps that the folds' validation chose (steps.json), the largest of them; None without.
 
     Args:
-        key: `chosen` by Dice, for one sample; `chosen_for_samples` by the distance to several raters.
+        key: `chosen` by Dice, for one sample; `chosen_for_samples` for several, by Dice or the distance to several raters.
     """
     chosen = []
     for path in folder.folds.values():

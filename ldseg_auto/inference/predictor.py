@@ -78,8 +78,7 @@ class Predictor:
         Args:
             folds: None takes all trained ones; their probabilities are averaged.
             device: auto | cpu | cuda | mps.
-            steps: None takes what validation chose, by Dice for one sample, by the distance to the raters for several; else the
-                planned number.
+            steps: None takes what validation chose for one sample or for several; else the planned number.
             samples, tile_batch: None takes the plans', of the first folder.
 
         Raises:

@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from ldseg_auto.data.cases import evenly
 from ldseg_auto.planners.fingerprint import Histogram
 from ldseg_auto.report.axes import Axis, fitted
 from ldseg_auto.report.units import brief, short
@@ -80,7 +81,7 @@ def ranges_chart(ranges: Sequence[tuple[str, float, float, float]], odd: Sequenc
         odd: cases that are drawn in the warning colour; the axis is that of the others, and may cut them off.
     """
     ordered = sorted(ranges, key=lambda r: (r[2], r[0]))
-    shown = [ordered[i] for i in _evenly(len(ordered))]
+    shown = evenly(ordered, MOST)
     names = {r[0] for r in shown}
     shown = sorted([*shown, *(r for r in ordered if r[0] in odd and r[0] not in names)], key=lambda r: (r[2], r[0]))
     y = fitted([v for r in shown if r[0] not in odd or len(odd) >= len(shown) for v in r[1:]], HEIGHT - BOTTOM, TOP, WIDE)
@@ -165,12 +166,12 @@ def trend_chart(lines: Sequence[Line], names: tuple[str, str, str], y: Axis | No
     parts = [*_grid_lines(y), _text((LEFT + WIDTH) / 2, HEIGHT - 6, x_name), f'<text class="above" x="4" y="10">{escape(y_name)}</text>']
     parts += [_tick_below(at, text) for at, text in _apart(x.ticks())]
     for number, line in reversed(list(enumerate(lines))):  # the main one on top
-        marks = [line.marks[i] for i in _evenly(len(line.marks))]
+        marks = evenly(line.marks, MOST)
         path = "M" + "L".join(f"{x.place(m.x):.1f},{y.place(m.y):.1f}" for m in marks)
         parts.append(f'<path class="line t{number % TRENDS}" d="{path}"/>')
         if len(marks) <= FEW:
             parts += [f'<circle class="t{number % TRENDS}" cx="{x.place(m.x):.1f}" cy="{y.place(m.y):.1f}" r="2.5"/>' for m in marks]
-    shown = [xs[i] for i in _evenly(len(xs))]
+    shown = evenly(xs, MOST)
     texts = {at: [m.text for line in lines for m in line.marks if m.x == at] for at in shown} if len(lines) * len(xs) <= MANY else {}
     edges = [x.start, *((x.place(a) + x.place(b)) / 2 for a, b in zip(shown, shown[1:], strict=False)), x.end]
     parts += [_column(a, b, "; ".join(texts[at])) for a, b, at in zip(edges, edges[1:], shown, strict=False) if at in texts]
@@ -204,7 +205,7 @@ def scatter_chart(groups: Sequence[Line], names: tuple[str, str, str], low: floa
 
 def _points(row: Row, axis: Axis, top: float) -> list[str]:
     ordered = sorted(row.values, key=lambda v: (v[1], v[0]))
-    shown = [ordered[i] for i in _evenly(len(ordered))]
+    shown = evenly(ordered, MOST)
     shown += [v for v in ordered if v[0] in row.odd and v not in shown]
     out = []
     for i, (case, value) in enumerate(sorted(shown, key=lambda v: v[0] in row.odd)):
@@ -216,10 +217,6 @@ def _points(row: Row, axis: Axis, top: float) -> list[str]:
     at, text = axis.place(median), f"median {short(median)} {row.unit}"
     line = f'<line class="median" x1="{at:.1f}" x2="{at:.1f}" y1="{top + 1:.1f}" y2="{top + ROW - 3:.1f}">{_hover(text)}</line>'
     return [*out, line]
-
-
-def _evenly(count: int) -> list[int]:
-    return [round(float(i)) for i in np.linspace(0, count - 1, min(count, MOST))]
 
 
 def _powers(low: float, high: float) -> list[float]:

@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 from PIL import Image as Pillow
 
-from ldseg_auto.data.cases import Case
+from ldseg_auto.data.cases import Case, evenly
 from ldseg_auto.data.description import Description
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.picture import COLOURS, GREY_PERCENTILES, best_slice
@@ -39,7 +39,7 @@ def choose(names: Sequence[str], odd: Sequence[str]) -> tuple[list[str], list[st
     """The first 8 of the cases that stand out, and 16 evenly over the others."""
     first = list(odd[:ODD])
     others = sorted(set(names) - set(first))
-    return first, [others[round(float(i))] for i in np.linspace(0, len(others) - 1, min(SPREAD, len(others)))]
+    return first, evenly(others, SPREAD)
 
 
 def thumbnail(case: Case, description: Description) -> Thumbnail:

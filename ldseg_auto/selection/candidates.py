@@ -62,8 +62,8 @@ def is_direct(candidate: Candidate) -> bool:
 def chosen_steps(model: Trained, samples: int) -> int:
     """Sampling steps from what training measured on the folds' validation patches (steps.json).
 
-    One sample: the fewest steps whose Dice, averaged over the folds, is within 0.001 of the best. Several: what was chosen by the distance
-    to several raters, the largest over folds. Without a measurement the planned number.
+    One sample: the fewest steps whose Dice, averaged over the folds, is within 0.001 of the best. Several: what training chose for
+    them (training/patches.py), the largest over folds. Without a measurement the planned number.
     """
     folder = model.folder
     planned = folder.configuration.sampling.steps

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldseg_auto.data.cases import evenly
 from ldseg_auto.evaluation.coverage import coverage
 from ldseg_auto.evaluation.intervals import fit_intervals
 from ldseg_auto.evaluation.predicted_dice import FEWEST, PredictedDice, fit_file
@@ -108,7 +109,7 @@ def fit_predicted_dice(
     if len(single) < FEWEST:
         return replace(fit_file(single, single), single_volumes=volumes)
     steps = steps or prepared.configuration.sampling.steps
-    chosen = unseen[:: -(-len(unseen) // FEW_CASES)]
+    chosen = evenly(unseen, FEW_CASES)
     several = predict(identifiers=chosen, steps=steps, samples=FEW_SAMPLES)
     fits, spans = fit_file(single, pairs_of(several)), several["volumes"]
     return replace(fits, coverage=coverage(spans, FEW_SAMPLES), single_volumes=volumes, several_volumes=fit_intervals(spans))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ldseg_auto.data.cases import evenly
 from ldseg_auto.data.labels import LabelSpec
 from ldseg_auto.evaluation.cut import Cut, cut
 from ldseg_auto.evaluation.evaluate import evaluate_case
@@ -56,9 +57,8 @@ def fixed_patches(folder: Path, identifiers: Sequence[str], configuration: Confi
         InputError: a case cannot be read.
     """
     names, size = sorted(identifiers), (1,) * (3 - configuration.dimensions) + tuple(configuration.patch_size)
-    chosen = [names[round(float(i))] for i in np.linspace(0, len(names) - 1, min(CASES, len(names)))] if names else []
     patches = []
-    for name in chosen:
+    for name in evenly(names, CASES):
         case = load_case(folder, name)
         centre = _middle(case.properties.class_locations, case.image.shape[1:])
         start = [

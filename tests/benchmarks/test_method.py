@@ -73,14 +73,6 @@ def test_tile_count(make_configuration: Make, shape: tuple[int, ...], tiles: int
     assert method_cases.tile_count(window, shape) == tiles
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 50, None])
-def test_evenly_spaced_cases(limit: int | None) -> None:
-    names = [f"{i:02}" for i in range(10)]
-    found = method_cases.evenly(names, limit)
-    assert len(found) == len(set(found)) == min(limit or 10, 10) and found == sorted(found) and found[0] == "00"
-    assert limit == 1 or found[-1] == "09"
-
-
 def test_masks_of_classes_and_regions() -> None:
     indices = np.array([[0, 1, 2, 3]])
     with_ignore = replace(TWO, ignore_value=9)

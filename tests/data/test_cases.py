@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from ldseg_auto.data.cases import find_input_cases
+from ldseg_auto.data.cases import evenly, find_input_cases
 from ldseg_auto.data.description import Description
 from ldseg_auto.errors import InputError
 
@@ -82,3 +83,14 @@ def test_single_file_of_a_model_with_two_channels(tmp_path):
 def test_single_colour_image(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "eye.jpg")
     assert find_input_cases(tmp_path / "eye.jpg", description(3, ".png"))[0].identifier == "eye"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 10, 50])
+def test_evenly_spaced(count: int) -> None:
+    names = [f"{i:02}" for i in range(10)]
+    found = evenly(names, count)
+    assert len(found) == len(set(found)) == min(count, 10) and found == sorted(found) and found[:1] == names[: min(count, 1)]
+    assert count < 2 or found[-1] == "09"
+    gaps = np.diff([int(n) for n in found])
+    assert count < 2 or gaps.max() - gaps.min() <= 1
+    assert evenly([], count) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ class Scripted:
 
     centre = False
 
-    def __init__(self, logits: list[torch.Tensor], errors: dict[int, int] | None = None) -> None:
+    def __init__(self, logits: list[torch.Tensor], errors: dict[int, int] | None = None, averaged: bool = False) -> None:
+        self.parts = SimpleNamespace(average_steps=averaged)
         self.logits, self.errors, self.noises, self.calls = logits, errors or {}, [], 0  # type: ignore[var-annotated]
 
     def latent_shape(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
@@ -106,7 +108,20 @@ def test_step_curve(planned: int, errors: dict[int, int], counts: list[int], cho
     logits = torch.from_numpy(CLASSES.table)[label].movedim(-1, 1) - 0.5
     curve = step_curve(Scripted([logits], errors), [(torch.zeros(1, 1, 16, 16), label)], CLASSES, planned, CPU)  # type: ignore[arg-type]
     assert list(curve["dice"]) == [str(n) for n in counts]
-    assert curve["chosen"] == chosen
+    assert curve["chosen"] == chosen and "chosen_for_samples" not in curve
+
+
+@pytest.mark.parametrize(
+    ("planned", "errors", "chosen"),
+    [(8, {1: 0, 2: 10, 4: 0, 8: 0}, 4), (6, {1: 0, 2: 20, 4: 20, 6: 20}, 2), (3, {1: 30, 2: 30, 3: 0}, 3), (1, {1: 5}, None)],
+)
+def test_averaged_steps_of_several_samples(planned: int, errors: dict[int, int], chosen: int | None) -> None:
+    """Two at least, since samples may be equal after one; else the fewest near the best of the others, however good one step is."""
+    torch.manual_seed(0)
+    label = torch.randint(1, 4, (1, 16, 16))
+    model = Scripted([torch.from_numpy(CLASSES.table)[label].movedim(-1, 1) - 0.5], errors, averaged=True)
+    curve = step_curve(model, [(torch.zeros(1, 1, 16, 16), label)], CLASSES, planned, CPU)  # type: ignore[arg-type]
+    assert curve.get("chosen_for_samples") == chosen
 
 
 @pytest.mark.parametrize(("planned", "counts"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])])

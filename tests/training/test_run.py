@@ -149,7 +149,8 @@ def test_what_is_measured_with_one_rater(preprocessed: Path, results: Path) -> N
     fold = train_fold(preprocessed, results, 0, Options(settings=FAST, device="cpu", validate=False))
     assert not (fold / "validation").exists()
     steps, latent = (json.loads((fold / f"{name}.json").read_text()) for name in ("steps", "latent"))
-    assert set(steps) == {"dice", "chosen"} and set(steps["dice"]) == {"1", "2"} and steps["chosen"] in (1, 2)
+    assert set(steps) == {"dice", "chosen", "chosen_for_samples"} and set(steps["dice"]) == {"1", "2"} and steps["chosen"] in (1, 2)
+    assert steps["chosen_for_samples"] == 2
     assert set(latent) == {"reconstruction", "ceilings", "ceiling"} and latent["ceiling"] == 1 and latent["ceilings"] == {}
     assert set(latent["reconstruction"]) == {"organ", "lesion"}
     saved = Plans.load(fold / "plans.json").configuration().method
