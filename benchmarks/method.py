@@ -50,10 +50,8 @@ CHAIN = {  # from paper to auto, one change on top of the other
 WITHOUT = {  # auto with one part changed
     "no-recycling": ("method.recycling=0",),
     "no-later-steps": ("method.later_steps=0", "method.recycling=0"),
-    "skip-dropout": ("method.skip_dropout=0.3",),
     "no-gate": ("method.signal_gate=false",),
     "no-block-code": ("method.block_code=false",),
-    "skip-noise": ("method.skip_noise=1",),
     "no-reconstruction": ("method.reconstruction_weight=0",),
     "no-stop-gradient": ("method.stop_gradient=false",),
     "no-ema": ("training.ema_decay=0",),
@@ -89,7 +87,6 @@ def _chained() -> dict[str, tuple[str, ...]]:
 
 ARMS: dict[str, tuple[str, ...]] = {
     "direct": ("network.variant=direct",),
-    "direct-skip-noise": ("network.variant=direct", "method.skip_noise=1"),
     "paper": ("network.variant=paper",),
     **_chained(),
     "auto": ("network.variant=auto",),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ldseg_auto.planners.rules.aim import aim
 from ldseg_auto.planners.serialise import require
 
 VARIANTS = ("auto", "paper", "direct")
 PREDICTIONS, LABEL_INPUTS, DENOISERS, STANDARDISATIONS = ("z0", "eps"), ("onehot", "integer"), ("unet", "attention"), ("running", "sample")
-SHARES = ("pure_noise", "later_steps", "recycling", "skip_dropout", "reconstruction_share", "diversity")
+SHARES = ("pure_noise", "later_steps", "recycling", "reconstruction_share", "diversity")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,6 @@ class Method:
     pure_noise: float | None = None  # share of samples at t = 1
     later_steps: float | None = None  # share of samples that are denoised once more, at t < 1, for the regression alone: nothing is decoded
     recycling: float | None = None  # share of the samples at t < 1 noised from the model's own draw
-    skip_dropout: float | None = None  # share of samples decoded without image features
-    skip_noise: float | None = None  # largest deviation of the noise on the decoder's image features, in theirs; for half of the samples
     reconstruction_weight: float | None = None  # of the label autoencoder's segmentation loss
     reconstruction_share: float | None = None  # share of a batch whose labels the autoencoder decodes: a second pass of the decoder
     regression_weight: float | None = None  # of the error on the latent
@@ -39,6 +37,8 @@ class Method:
     input_scale: float | None = None  # of the latent before noise is added; below 1 makes every t harder
     average_steps: bool | None = None  # a sample's steps go towards the mean of all its predictions so far, not towards the last one
     mirror_samples: bool | None = None  # each of several samples sees the image in another of the orientations that training mirrored it to
+
+    RETIRED: ClassVar[Mapping[str, float]] = {"skip_dropout": 0.0, "skip_noise": 0.0}  # disturbed image features: documentation/method.md
 
     def __post_init__(self) -> None:
         allowed = {
@@ -49,7 +49,7 @@ class Method:
         for name in SHARES:
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, name, value, "0 to 1")
-        for name in ("skip_noise", "reconstruction_weight", "regression_weight", "dice_weight"):
+        for name in ("reconstruction_weight", "regression_weight", "dice_weight"):
             value = getattr(self, name)
             require(value is None or value >= 0, name, value, "0 or more")
         require(self.input_scale is None or 0 < self.input_scale <= 1, "input_scale", self.input_scale, "above 0, at most 1")
@@ -89,8 +89,6 @@ class Parts:
     pure_noise: float
     later_steps: float
     recycling: float
-    skip_dropout: float
-    skip_noise: float
     reconstruction_weight: float
     reconstruction_share: float
     regression_weight: float
@@ -104,29 +102,29 @@ class Parts:
 PUBLISHED: Mapping[str, Any] = {
     "prediction": "eps", "label_input": "integer", "skips": False, "denoiser": "attention", "signal_gate": False,
     "block_code": False, "standardisation": "sample",
-    "stop_gradient": False, "pure_noise": 0.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
-    "skip_noise": 0.0, "reconstruction_weight": 0.0,
-    "reconstruction_share": 0.0, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 2.0, "input_scale": 1.0,
+    "stop_gradient": False, "pure_noise": 0.0, "later_steps": 0.0, "recycling": 0.0,
+    "reconstruction_weight": 0.0, "reconstruction_share": 0.0, "regression_weight": 1.0,
+    "diversity": 0.0, "dice_weight": 2.0, "input_scale": 1.0,
     "average_steps": False, "mirror_samples": False,
 }  # fmt: skip
 AUTO: dict[str, Any] = {
     "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
     "block_code": True, "standardisation": "running",
-    "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.5, "recycling": 1.0, "skip_dropout": 0.0,
-    "skip_noise": 0.0, "reconstruction_weight": 0.5,
-    "reconstruction_share": 0.125, "regression_weight": 1.0, "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
+    "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.5, "recycling": 1.0,
+    "reconstruction_weight": 0.5, "reconstruction_share": 0.125, "regression_weight": 1.0,
+    "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
     "average_steps": True, "mirror_samples": True,
 }  # fmt: skip
 
 
 DIRECT: Mapping[str, Any] = AUTO | {
-    "block_code": False, "pure_noise": 1.0, "later_steps": 0.0, "recycling": 0.0, "skip_dropout": 0.0,
-    "skip_noise": 0.0, "reconstruction_weight": 0.0, "reconstruction_share": 0.0,
+    "block_code": False, "pure_noise": 1.0, "later_steps": 0.0, "recycling": 0.0,
+    "reconstruction_weight": 0.0, "reconstruction_share": 0.0,
     "regression_weight": 0.0, "average_steps": False, "mirror_samples": False,
 }  # fmt: skip
 # what weights are made for
 OF_NETWORK = ("prediction", "label_input", "skips", "denoiser", "signal_gate", "standardisation", "input_scale")
-OF_DIRECT = ("skip_dropout", "skip_noise", "dice_weight")  # the parts that an arm without a latent has
+OF_DIRECT = ("dice_weight",)  # the parts that an arm without a latent has
 
 
 def preset(variant: str, raters: int) -> Mapping[str, Any]:

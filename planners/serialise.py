@@ -43,6 +43,8 @@ def to_dict(value: Any) -> Any:
 def from_dict(cls: type[T], content: Any, source: str, path: str = "") -> T:
     """Builds dataclass `cls` from a JSON object.
 
+    A class may name keys of earlier versions, `RETIRED`, with the value at which they did nothing: that value is passed over.
+
     Args:
         content: the JSON object.
         source: what the error names, usually the file.
@@ -54,8 +56,14 @@ def from_dict(cls: type[T], content: Any, source: str, path: str = "") -> T:
     if not isinstance(content, Mapping):
         raise PlansError(f"{source}: {path or 'the whole'} = {content!r} should be an object {{...}}.")
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in content:
-        if key not in known:
+    retired: Mapping[str, Any] = getattr(cls, "RETIRED", {})
+    for key, value in content.items():
+        if key in retired:
+            if value not in (None, retired[key]):
+                raise PlansError(
+                    f"{source}: {_join(path, key)} = {value!r}: this was removed; without it is {retired[key]!r}. Delete the key."
+                )
+        elif key not in known:
             raise PlansError(f"{source}: unknown key '{_join(path, str(key))}'. Known here: {', '.join(known)}.")
     hints = _hints(cls)  # type: ignore[arg-type]
     values = {}

@@ -25,27 +25,6 @@ class Condition:
     denoiser: list[torch.Tensor]
     decoder: list[torch.Tensor]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the features lie."""
-        return self.denoiser[0].device
-
-    def keep(self, mask: torch.Tensor) -> Condition:
-        """Decoder features of the samples where `mask` (b,) is 0 are switched off."""
-        shaped = [f * mask.view(-1, *([1] * (f.ndim - 1))).to(f.dtype) for f in self.decoder]
-        return Condition(self.denoiser, shaped)
-
-    def noised(self, deviation: torch.Tensor, draw: Callable[[torch.Tensor], torch.Tensor] = torch.randn_like) -> Condition:
-        """Decoder features with Gaussian noise of `deviation` (b,) times the root mean square of the sample's own features.
-
-        `draw(features)` gives standard normal noise of their shape.
-        """
-        out = []
-        for f in self.decoder:
-            scale = deviation * f.detach().float().flatten(1).square().mean(1).sqrt()
-            out.append(f + scale.to(f.dtype).view(-1, *([1] * (f.ndim - 1))) * draw(f))
-        return Condition(self.denoiser, out)
-
     def select(self, samples: torch.Tensor | slice) -> Condition:
         """Only the samples of the batch whose indices are in `samples`, (n,) or a slice."""
         return Condition([f[samples] for f in self.denoiser], [f[samples] for f in self.decoder])

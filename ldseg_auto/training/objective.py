@@ -92,7 +92,7 @@ class Objective(nn.Module):
         Returns the losses, and the denoiser's output `(b, k, *latent_spatial)`.
         """
         zt, out, error = self._denoised(z0, valid, condition, part, pure)
-        logits = self._decode(zt - out if self.parts.prediction == "eps" else out, self._disturbed(condition, part), onehot)
+        logits = self._decode(zt - out if self.parts.prediction == "eps" else out, condition, onehot)
         return {"segmentation": self._segmentation(logits, onehot, valid), "regression": self.parts.regression_weight * error}, out
 
     def _denoised(
@@ -131,7 +131,7 @@ class Objective(nn.Module):
         model, parts, size, total = self.model, self.parts, len(z0), self.ranks.total
         noise = part.twice().randn(torch.cat([z0, z0]))
         draws = model.denoise(noise, z0.new_ones(2 * size), condition.repeat(2)) if size else noise
-        logits = self._decode(draws, self._disturbed(condition, part).repeat(2), onehot)
+        logits = self._decode(draws, condition.repeat(2), onehot)
         score, entropy = energy_loss(logits, onehot, valid, self.regions, parts.diversity, self.weights, total)
         target = z0.detach() if parts.stop_gradient else z0
         latent = _latent_energy(draws[:size], draws[size:], target, valid, parts.diversity, total)
@@ -145,21 +145,9 @@ class Objective(nn.Module):
         """Logits of `z`; none, shaped as those of `onehot` `(b, heads, *spatial)`, where this rank holds no sample of the part."""
         return self.model.decode(z, condition) if len(z) else onehot[:0]
 
-    def _disturbed(self, condition: Condition, part: Held) -> Condition:
-        """Decoder features with noise for half of the samples, and without any for a share `skip_dropout`: the latent must carry them.
-
-        Noise on a condition, of random strength, is conditioning augmentation (Ho et al. 2022, cascaded diffusion).
-        """
-        parts, device = self.parts, condition.device
-        if parts.skip_noise:
-            condition = condition.noised(parts.skip_noise * part.rand(device) * (part.rand(device) < 0.5), part.randn)
-        if parts.skip_dropout:
-            condition = condition.keep((part.rand(device) >= parts.skip_dropout).float())
-        return condition
-
     def _direct(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> Losses:
         """No diffusion: the denoiser without noise and time is a plain bottleneck."""
-        condition = self._disturbed(self.model.condition(image), self.ranks.held(len(image), self.batch_size))
+        condition = self.model.condition(image)
         shape = (len(image), *self.model.latent_shape(tuple(image.shape[2:])))
         z = self.model.denoise(image.new_zeros(shape), image.new_ones(len(image)), condition)
         return {"segmentation": self._segmentation(self.model.decode(z, condition), onehot, valid)}

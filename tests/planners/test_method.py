@@ -36,7 +36,7 @@ def test_only_auto_aims_at_the_raters() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_own_values_come_first_and_the_others_stay(variant: str, name: str) -> None:
     other = preset("paper" if variant == "auto" else "auto", 1)
-    value = {**other, "regression_weight": 0.5, "input_scale": 0.5, "diversity": 0.5, "skip_dropout": 0.5, "skip_noise": 0.5}[name]
+    value = {**other, "regression_weight": 0.5, "input_scale": 0.5, "diversity": 0.5}[name]
     assert preset(variant, 1)[name] != value
     # A first step that draws must read the noise; eps says nothing at t = 1.
     ruled_out = {
@@ -66,8 +66,8 @@ def test_paper_is_what_was_published() -> None:
     paper = Method().resolved("paper", 1)
     assert (paper.prediction, paper.label_input, paper.denoiser, paper.standardisation) == ("eps", "integer", "attention", "sample")
     assert (paper.dice_weight, paper.regression_weight, paper.input_scale) == (2, 1, 1)
-    assert not any((paper.skips, paper.stop_gradient, paper.pure_noise, paper.recycling, paper.skip_dropout, paper.diversity))
-    assert not any((paper.reconstruction_weight, paper.later_steps, paper.skip_noise))
+    assert not any((paper.skips, paper.stop_gradient, paper.pure_noise, paper.recycling, paper.diversity))
+    assert not any((paper.reconstruction_weight, paper.later_steps))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_paper_is_what_was_published() -> None:
         ({"standardisation": "batch"}, r"standardisation = 'batch' .* one of"),
         *(({name: value}, f"{name} = {value} .* 0 to 1") for name in SHARES for value in (-0.1, 1.1)),
         *(({name: -1.0}, f"{name} = -1.0 .* 0 or more") for name in (
-            "skip_noise", "reconstruction_weight", "regression_weight", "dice_weight")),
+            "reconstruction_weight", "regression_weight", "dice_weight")),
         *(({"input_scale": value}, f"input_scale = {value} .* above 0, at most 1") for value in (0.0, -1.0, 1.5)),
     ],
 )  # fmt: skip

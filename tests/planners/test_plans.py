@@ -138,8 +138,15 @@ def test_network_parts_are_what_weights_are_made_for(name: str, value: Any) -> N
     assert Plans.from_dict(changed(f"{C}.method", {name: value})).configuration().network_parts == {**before, name: value} != before
     drawn = Plans.from_dict(changed(f"{C}.method", {"diversity": 0.5})).configuration().network_parts
     assert drawn == {**before, "signal_gate": False}  # a first step that draws must read the noise
-    for other in ({"pure_noise": 0.5}, {"skip_dropout": 0.9}, {"dice_weight": 3.5}):
+    for other in ({"pure_noise": 0.5}, {"reconstruction_share": 0.9}, {"dice_weight": 3.5}):
         assert Plans.from_dict(changed(f"{C}.method", other)).configuration().network_parts == before
+
+
+def test_plans_of_before_a_part_was_removed_are_read() -> None:
+    """Those saved with a model name every part; at the value without effect, or open, a removed one says nothing."""
+    for value in (0, 0.0, None):
+        old = changed(f"{C}.method", {"skip_dropout": value, "skip_noise": value})
+        assert Plans.from_dict(old) == Plans.from_dict(CONTENT)
 
 
 @pytest.mark.parametrize(("planned", "method", "variant", "centre"), [
@@ -218,7 +225,8 @@ def test_plans_are_frozen() -> None:
         (f"{C}.training.epochs", 0, rf"{C}.training.epochs = 0 .* at least 1"),
         (f"{C}.training.learning_rate", 0, "learning_rate = 0.0 .* above 0"),
         (f"{C}.training.weight_decay", -1, "weight_decay = -1.0 .* 0 or more"),
-        (f"{C}.method.skip_dropout", 1.5, rf"{C}.method.skip_dropout = 1.5 .* 0 to 1"),
+        (f"{C}.method.pure_noise", 1.5, rf"{C}.method.pure_noise = 1.5 .* 0 to 1"),
+        (f"{C}.method.skip_dropout", 0.3, rf"{C}.method.skip_dropout = 0.3: this was removed; without it is 0.0. Delete the key."),
         (f"{C}.method.prediction", "v", rf"{C}.method.prediction = 'v' .* one of \('z0', 'eps'\)"),
         (f"{C}.method.skips", 1, rf"{C}.method.skips = 1 should be of type bool"),
         (f"{C}.method.recycle", 0.5, rf"unknown key '{C}.method.recycle'. Known here: prediction, "),
