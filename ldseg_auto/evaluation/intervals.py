@@ -56,28 +56,32 @@ def fit_intervals(spans: Spans) -> Intervals | None:
     for name in dict.fromkeys(name for found in spans.values() for name in found):
         # without the class in any sample there is nothing to stretch, in validation as in prediction
         known = {case: shown for case, found in spans.items() if (shown := [s for s in found.get(name, ()) if s[1] > 0])}
-        missed = [_factors_missed(shown) for shown in known.values()]
-        if len(missed) < FEWEST or not math.isfinite(factor := stretch(missed)):
+        if len(known) < FEWEST:
             continue
-        others = [(stretch(missed[:i] + missed[i + 1 :]), own) for i, own in enumerate(missed)]
+        missed = _factors_missed([span for shown in known.values() for span in shown])
+        case = np.repeat(np.arange(len(known)), [len(shown) for shown in known.values()])
+        if not math.isfinite(factor := stretch(missed, case)):
+            continue
         factors[name] = factor
-        held += sum(int((own <= other * (1 + ROUNDING)).sum()) for other, own in others)
-        total += sum(len(own) for _, own in others)
+        for i in range(len(known)):
+            other = stretch(missed[case != i], case[case != i])
+            held += int((missed[case == i] <= other * (1 + ROUNDING)).sum())
+        total += len(missed)
         cases |= set(known)
     return Intervals(factors, held, total, len(cases)) if factors else None
 
 
-def stretch(missed: Sequence[np.ndarray]) -> float:
+def stretch(missed: np.ndarray, case: np.ndarray) -> float:
     """The factor, 1 or more, that holds a share LEVEL of so many cases and one more; infinity where there is none.
 
     Args:
-        missed: per case the factors `(raters,)` by which its interval misses its volumes.
+        missed: factors `(n,)` by which intervals miss their volumes.
+        case: `(n,)` integers, the case of each; those of one case share its weight.
     """
-    values = np.concatenate(missed)
-    weights = np.concatenate([np.full(len(own), 1 / len(own)) for own in missed])
-    order = np.argsort(values, kind="stable")
-    enough = np.cumsum(weights[order]) >= LEVEL * (len(missed) + 1) - ROUNDING
-    return max(1.0, float(values[order][int(enough.argmax())])) if enough.any() else math.inf
+    _, place, count = np.unique(case, return_inverse=True, return_counts=True)
+    order = np.argsort(missed, kind="stable")
+    enough = np.cumsum(1 / count[place[order]]) >= LEVEL * (len(count) + 1) - ROUNDING
+    return max(1.0, float(missed[order[enough.argmax()]])) if enough.any() else math.inf
 
 
 def stretched(low: float, high: float, factors: Sequence[float]) -> tuple[float, float] | None:

@@ -205,17 +205,16 @@ class PredictedDice:
             raise ModelError(f"{cause} Run ldseg_train --continue to fit again, or delete the file to do without.") from None
 
 
-def fit_file(single: Sequence[Pair], several: Sequence[Pair] | None, coverage: Coverage | None = None) -> PredictedDice:
+def fit_file(single: Sequence[Pair], several: Sequence[Pair] | None) -> PredictedDice:
     """Both fits of a fold, and in words what there are too few cases for.
 
     Args:
         single, several: validation cases predicted with one sample, and with several; None where all samples are equal.
-        coverage: of the intervals of several samples' volumes.
     """
     notes: list[str] = []
     one = _fit_of("one sample", single, notes)
     more = None if several is None else _fit_of("several samples", several, notes)
-    return PredictedDice(one, more, " ".join(notes), several is None, coverage)
+    return PredictedDice(one, more, " ".join(notes), several is None)
 
 
 def _fit_of(name: str, pairs: Sequence[Pair], notes: list[str]) -> Fit | None:

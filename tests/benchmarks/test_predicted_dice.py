@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -54,7 +55,8 @@ def test_halves_hold_out_what_they_check(benchmark: ModuleType) -> None:
 
 def test_table_and_picture(benchmark: ModuleType, tmp_path: Path) -> None:
     measured = Coverage(3, 4, 2, 4)
-    folds = {"fold_0": fit_file(line(24), None), "fold_1": fit_file(line(12), [], measured), "fold_2": PredictedDice(None, None, "too few")}
+    second = replace(fit_file(line(12), []), coverage=measured)
+    folds = {"fold_0": fit_file(line(24), None), "fold_1": second, "fold_2": PredictedDice(None, None, "too few")}
     text, content = benchmark.report(folds)
     assert [words in text for words in ("fold_0, volumes, several samples: all samples are equal", measured.sentence)] == [True, True]
     lines = [line for line in text.splitlines() if line.startswith("|")]

@@ -52,16 +52,16 @@ def test_a_new_case_is_held_as_often_as_promised(cases: int, share: float) -> No
     hits = []
     for _ in range(4000):
         missed = np.exp(np.abs(generator.normal(0, 0.2, cases + 1)))
-        hits.append(missed[-1] <= stretch([m[None] for m in missed[:-1]]))
+        hits.append(missed[-1] <= stretch(missed[:-1], np.arange(cases)))
     assert np.mean(hits) == pytest.approx(share, abs=0.015)
 
 
 def test_raters_of_a_case_share_its_weight() -> None:
     """Three raters that say the same are one; a rater among three that is far off counts a third of a case."""
-    one = [np.array([1 + i / 100]) for i in range(19)]
-    assert stretch([np.repeat(m, 3) for m in one]) == stretch(one) == pytest.approx(1.17)
-    assert stretch([*one[:-1], np.array([1.18, 1.18, 9.0])]) == pytest.approx(1.17)
-    assert stretch(one[:8]) == math.inf
+    one, case = 1 + np.arange(19) / 100, np.arange(19)
+    assert stretch(np.tile(one, 3), np.tile(case, 3)) == stretch(one, case) == pytest.approx(1.17)
+    assert stretch(np.append(one, (1.18, 9.0)), np.append(case, (18, 18))) == pytest.approx(1.17)
+    assert stretch(one[:8], case[:8]) == math.inf
 
 
 def test_classes_have_their_own_and_hopeless_ones_none() -> None:

@@ -73,7 +73,7 @@ def test_predicted_dice_and_steps() -> None:
     fold = FoldFiles("0", predicted=fit_file(pairs, None), steps={"dice": {"1": 0.7, "2": 0.8, "4": 0.8}, "chosen": 2})
     (figure,) = predicted_figures([fold, FoldFiles("1")])
     assert figure.count("<circle") == 10 and "held-out validation cases" in figure and "case3: predicted 0.6" in figure
-    measured = FoldFiles("2", predicted=fit_file(pairs, pairs, Coverage(3, 4, 2, 4)))
+    measured = FoldFiles("2", predicted=replace(fit_file(pairs, pairs), coverage=Coverage(3, 4, 2, 4)))
     one, several = predicted_figures([fold, measured])
     assert "Volumes, fold 2: low to high of 4 samples held 3 of 4" in several and "Volumes" not in one
     likely = replace(measured, predicted=replace(fit_file(pairs, pairs), single_volumes=Intervals({"organ": 1.25}, 9, 10, 10)))
