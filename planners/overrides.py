@@ -84,10 +84,10 @@ def new_names(settings: Iterable[str]) -> list[str]:
 def field_paths(cls: type = Configuration, prefix: str = "") -> dict[str, Any]:
     """Dotted path -> type of every field below a dataclass, sections and their fields alike."""
     out: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        if name in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            out[prefix + name] = hint
-            out |= field_paths(typing.cast(type, hint), f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
+    hints = typing.get_type_hints(cls)
+    for name in (f.name for f in dataclasses.fields(cls)):  # type: ignore[arg-type]
+        out[prefix + name] = hint = hints[name]
+        out |= field_paths(typing.cast(type, hint), f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
     return out
 
 
