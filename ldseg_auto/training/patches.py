@@ -115,10 +115,15 @@ def step_curve(
     Where steps are averaged, further ones work a sample out and keep no more of its spread: several samples take the fewest of 2 and more.
     """
     curve = {n: mean_dice(patch_dice(model, patches, labels, n, device, ranks)) for n in step_counts(planned)}
-    near = [n for n in curve if curve[n] >= max(curve.values()) - NEAR_BEST]
-    found = {"dice": {str(n): d for n, d in curve.items()}, "chosen": near[0]}
-    several = [n for n in curve if n > 1 and curve[n] >= max(d for m, d in curve.items() if m > 1) - NEAR_BEST]
-    return {**found, "chosen_for_samples": several[0]} if model.parts.average_steps and several else found
+    found = {"dice": {str(n): d for n, d in curve.items()}, "chosen": _fewest(curve)}
+    more = {n: d for n, d in curve.items() if n > 1}
+    return {**found, "chosen_for_samples": _fewest(more)} if model.parts.average_steps and more else found
+
+
+def _fewest(curve: dict[int, float]) -> int:
+    """The first number of steps whose Dice is near the best."""
+    best = max(curve.values())
+    return next(n for n, dice in curve.items() if dice >= best - NEAR_BEST)
 
 
 @torch.inference_mode()
