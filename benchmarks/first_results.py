@@ -48,7 +48,7 @@ SETUPS = {
         ("network.features_per_stage=[16,32,64,128,128,128,128]", "batch_size=2"), ("--target-spacing", "2", "2"),
     ),
     "chase": Setup(
-        "Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128,128]", "patch_size=[512,512]")
+        "Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128]", "patch_size=[512,512]")
     ),
 }  # fmt: skip
 
