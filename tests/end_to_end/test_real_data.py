@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,13 @@ import pytest
 from ldseg_auto.data.dataset import find_dataset, open_dataset
 from ldseg_auto.parallel import executor
 from ldseg_auto.planners.extract import extract_fingerprint
+from ldseg_auto.planners.overrides import override
 from ldseg_auto.planners.planner import label_grid, layouts, make_plans
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.planners.spectrum import measure_latent, sample_cases
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import first_results
 
 CASES = 6
 
@@ -76,3 +81,11 @@ def test_chase(planned):
     assert flat.channels == 3 and flat.patch_size == (896, 768)  # at base width 32, 1024 x 1024 with 2 samples needs more than 8 GiB
     assert (flat.latent.factor, flat.latent.channels) == ((8, 8), 32) and flat.latent.ceiling >= 0.99
     assert plans.transpose_forward == (0, 1, 2) and flat.memory_gib <= 8
+
+
+@pytest.mark.parametrize("name", [name for name, setup in first_results.SETUPS.items() if not setup.planning])
+def test_the_benchmarks_settings_fit_the_plans(planned, name: str):
+    """A network of as many stages as planned, narrower: a new rule of the planner must not break the benchmarks unseen."""
+    setup = first_results.SETUPS[name]
+    configuration = planned(int(setup.number)).configuration()
+    assert override(configuration, setup.settings).network.features_per_stage[0] < configuration.network.features_per_stage[0]
