@@ -110,8 +110,8 @@ PUBLISHED: Mapping[str, Any] = {
 AUTO: dict[str, Any] = {
     "prediction": "z0", "label_input": "onehot", "skips": True, "denoiser": "unet", "signal_gate": True,
     "block_code": True, "standardisation": "running",
-    "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.5, "recycling": 1.0,
-    "reconstruction_weight": 0.5, "reconstruction_share": 0.125, "regression_weight": 1.0,
+    "stop_gradient": True, "pure_noise": 1.0, "later_steps": 0.25, "recycling": 1.0,
+    "reconstruction_weight": 0.5, "reconstruction_share": 0.0625, "regression_weight": 1.0,
     "diversity": 0.0, "dice_weight": 1.0, "input_scale": 1.0,
     "average_steps": True, "mirror_samples": True,
 }  # fmt: skip

@@ -50,7 +50,7 @@ def seeded(objective: Objective, *data: torch.Tensor) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize(
     ("variant", "method", "keys", "trained"),
     [
-        ("auto", Method(reconstruction_share=0.5), REGRESSION | LATER | REBUILT, PARTS),  # an eighth of 4 samples may be none
+        ("auto", Method(reconstruction_share=0.5), REGRESSION | LATER | REBUILT, PARTS),  # a sixteenth of 4 samples may be none
         ("auto", replace(ALL_PURE, later_steps=1.0, recycling=1.0), REGRESSION | LATER | REBUILT, PARTS),
         ("auto", replace(ALL_PURE, pure_noise=0.0, recycling=1.0), REGRESSION | REBUILT, PARTS),
         ("auto", ALL_PURE, REGRESSION | REBUILT, PARTS),

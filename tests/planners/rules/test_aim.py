@@ -11,21 +11,21 @@ from ldseg_auto.planners.rules.aim import aim, why
 
 
 @pytest.mark.parametrize(
-    ("raters", "diversity", "gate", "recycling", "pure_noise", "later_steps", "reason"),
+    ("raters", "diversity", "gate", "recycling", "pure_noise", "later_steps", "rebuilt", "reason"),
     [
-        (1, 0.0, True, 1.0, 1.0, 0.5, "one rater: the best mask (no energy score)"),
-        (2, 1.0, False, 0.0, 0.5, 0.0, "2 raters: samples follow their distribution (energy score, no recycling)"),
-        (4, 1.0, False, 0.0, 0.5, 0.0, "4 raters: samples follow their distribution (energy score, no recycling)"),
-        (40, 1.0, False, 0.0, 0.5, 0.0, "40 raters: samples follow their distribution (energy score, no recycling)"),
+        (1, 0.0, True, 1.0, 1.0, 0.25, 0.0625, "one rater: the best mask (no energy score)"),
+        (2, 1.0, False, 0.0, 0.5, 0.0, 0.125, "2 raters: samples follow their distribution (energy score, no recycling)"),
+        (4, 1.0, False, 0.0, 0.5, 0.0, 0.125, "4 raters: samples follow their distribution (energy score, no recycling)"),
+        (40, 1.0, False, 0.0, 0.5, 0.0, 0.125, "40 raters: samples follow their distribution (energy score, no recycling)"),
     ],
 )
 def test_table(
-    raters: int, diversity: float, gate: bool, recycling: float, pure_noise: float, later_steps: float, reason: str
+    raters: int, diversity: float, gate: bool, recycling: float, pure_noise: float, later_steps: float, rebuilt: float, reason: str
 ) -> None:  # fmt: skip
     """Several raters: draws at t = 1 that the energy score compares, noise that they read, and no distrust of them."""
     parts = Method().resolved("auto", raters)
-    found = (parts.diversity, parts.signal_gate, parts.recycling, parts.pure_noise, parts.later_steps)
-    assert found == (diversity, gate, recycling, pure_noise, later_steps)
+    found = (parts.diversity, parts.signal_gate, parts.recycling, parts.pure_noise, parts.later_steps, parts.reconstruction_share)
+    assert found == (diversity, gate, recycling, pure_noise, later_steps, rebuilt)
     assert parts.average_steps == (raters == 1)  # a mean of predictions is no draw
     assert parts.mirror_samples == (raters == 1)
     assert why(raters) == reason
@@ -33,7 +33,16 @@ def test_table(
 
 @pytest.mark.parametrize("raters", [1, 2, 4])
 def test_all_else_is_the_same_for_any_number_of_raters(raters: int) -> None:
-    decided = {"diversity", "signal_gate", "recycling", "pure_noise", "later_steps", "average_steps", "mirror_samples"}
+    decided = {
+        "diversity",
+        "signal_gate",
+        "recycling",
+        "pure_noise",
+        "later_steps",
+        "reconstruction_share",
+        "average_steps",
+        "mirror_samples",
+    }
     parts = asdict(Method().resolved("auto", raters))
     assert {n: v for n, v in parts.items() if n not in decided} == {n: v for n, v in AUTO.items() if n not in decided}
     assert set(aim(raters)) == (decided if raters > 1 else set())

@@ -92,7 +92,7 @@ def test_regular_strides_give_the_bytes_of_other_strides(spacing: tuple[float, .
     assert exact <= training_demand(one, large).gib(2) - RESERVE <= 1.01 * exact
 
 
-@pytest.mark.parametrize(("raters", "variant", "period"), [(1, "auto", 8), (4, "auto", 8), (1, "direct", 1)])
+@pytest.mark.parametrize(("raters", "variant", "period"), [(1, "auto", 16), (4, "auto", 8), (1, "direct", 1)])
 def test_period_divides_every_share(raters: int, variant: str, period: int) -> None:
     assert plan(raters, variant=variant).period == period
 
