@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,23 @@ def requests(args: argparse.Namespace) -> dict[Path, Request]:
         for dataset in args.datasets:
             for arm in args.arms:
                 own = () if args.planned else DATASETS[dataset].settings
+                settings = _combined(own, args.settings, ARMS[arm])
                 training = {
                     "dataset": dataset, "arm": arm, "seed": seed, "fold": args.fold, "iterations": args.iterations, "minutes": args.minutes,
-                    "configuration": args.configuration, "settings": [*own, *args.settings, *ARMS[arm]],
+                    "configuration": args.configuration, "settings": settings,
                 }  # fmt: skip
                 out[args.work / dataset / arm / f"seed_{seed}"] = {**training, "cases": args.cases, "samples": args.samples}
     return out
+
+
+def _combined(own: Sequence[str], given: Sequence[str], arm: Sequence[str]) -> list[str]:
+    """All settings; what was given on the command line replaces what the dataset or the arm would set."""
+    paths = {setting.partition("=")[0].strip() for setting in given}
+
+    def left(settings: Sequence[str]) -> list[str]:
+        return [setting for setting in settings if setting.partition("=")[0] not in paths]
+
+    return [*left(own), *given, *left(arm)]
 
 
 def preprocess(args: argparse.Namespace) -> Path:
@@ -264,7 +275,7 @@ def parse() -> argparse.Namespace:
     budget.add_argument("--iterations", type=int, help="of each training")
     parser.add_argument("-c", "--configuration", help="passed to training (default: the plans' choice)")
     parser.add_argument("--planned", action="store_true", help="the plans' own widths and batches, not those that two cores can train")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help="for every arm")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help="for every arm, over its own")
     parser.add_argument("--cases", type=int, help="measure at most so many validation cases, evenly spaced (default: all)")
     parser.add_argument("--samples", type=int, default=16, help="per case that several raters drew (default: 16)")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time; the cores are shared among them (default: 1)")

@@ -243,6 +243,14 @@ def test_requests_go_seed_by_seed_with_their_settings(monkeypatch: pytest.Monkey
     assert own == [*method.DATASETS["lidc"].settings, "network.variant=direct"]
 
 
+def test_what_is_set_by_hand_replaces_what_dataset_and_arm_would_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    base = ("--datasets", "hc18", "--arms", "auto-same-view", "--seeds", 0, "--iterations", 5, "--work", tmp_path)
+    given = ("batch_size=3", "method.mirror_samples=true")
+    [request] = method.requests(arguments(monkeypatch, *base, *(word for value in given for word in ("--set", value)))).values()
+    width = next(s for s in method.DATASETS["hc18"].settings if s.startswith("network.features_per_stage"))
+    assert request["settings"] == [width, *given, "network.variant=auto"]
+
+
 @pytest.mark.parametrize("raters", [1, 4])
 @pytest.mark.parametrize("arm", method.ARMS)
 def test_every_arm_can_be_trained_on_any_data(make_configuration: Make, arm: str, raters: int) -> None:
