@@ -251,6 +251,11 @@ def test_what_is_set_by_hand_replaces_what_dataset_and_arm_would_set(monkeypatch
     assert request["settings"] == [width, *given, "network.variant=auto"]
 
 
+def test_the_best_mask_is_what_one_rater_gets(make_configuration: Make) -> None:
+    several = override(replace(make_configuration(), raters=4), method.ARMS["auto-best-mask"])
+    assert several.parts == make_configuration().parts != replace(make_configuration(), raters=4).parts
+
+
 @pytest.mark.parametrize("raters", [1, 4])
 @pytest.mark.parametrize("arm", method.ARMS)
 def test_every_arm_can_be_trained_on_any_data(make_configuration: Make, arm: str, raters: int) -> None:
