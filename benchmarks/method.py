@@ -29,9 +29,6 @@ from common import DATA, OURS, environment, machine, versions, write_report
 from first_results import PACKAGES, SETUPS, Setup, link_dataset
 from first_results import run as run_command
 
-from ldseg_auto.planners.method import AUTO
-from ldseg_auto.planners.rules.aim import aim
-
 DATASETS = SETUPS | {
     "lidc": Setup(
         "Dataset101_LIDC", 10, r"^(LIDCIDRI\d+)_", ("network.features_per_stage=[16,32,64,128,128,128]", "batch_size=16")
@@ -63,8 +60,7 @@ WITHOUT = {  # auto with one part changed
     "input-scale-0.5": ("method.input_scale=0.5",),
     "attention": ("method.denoiser=attention",),
     "small-latent": ("latent.channels=4",),
-    "no-diversity": ("method.diversity=0",),
-    "best-mask": tuple(f"method.{part}={json.dumps(AUTO[part])}" for part in aim(2)),  # with several raters: what one rater gets
+    "best-mask": ("method.diversity=0",),  # with several raters: what one rater gets
     "half-recycling": ("method.recycling=0.5",),
     "last-prediction": ("method.average_steps=false",),
     "same-view": ("method.mirror_samples=false",),

@@ -57,8 +57,8 @@ class Method:
     def resolved(self, variant: str, raters: int) -> Parts:
         """Every part of `variant` on data of so many raters, this object's own values first.
 
-        What one of them rules out goes with it: the gate, the averaged steps and the mirrored samples with diversity, t = 1 with
-        prediction of eps, the block code with integer labels.
+        A diversity of 0 asks for the best mask: the rest is then what one rater gets. What a part rules out goes with it: the gate, the
+        averaged steps and the mirrored samples with diversity, t = 1 with prediction of eps, the block code with integer labels.
         """
         own = {k: v for k, v in asdict(self).items() if v is not None}
         if self.diversity:
@@ -67,7 +67,7 @@ class Method:
             own = {"block_code": False, **own}
         if self.prediction == "eps":
             own = {"pure_noise": 0.0, **own}
-        return Parts(**{**preset(variant, raters), **own})
+        return Parts(**{**preset(variant, 1 if self.diversity == 0 else raters), **own})
 
     def fixed(self, variant: str, raters: int) -> Method:
         """The same with no part left open: what is saved with a model, whatever later versions prefer."""

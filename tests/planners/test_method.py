@@ -47,6 +47,14 @@ def test_own_values_come_first_and_the_others_stay(variant: str, name: str) -> N
     assert asdict(Method(**{name: value}).resolved(variant, 1)) == {**preset(variant, 1), name: value, **ruled_out}
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_diversity_is_what_one_rater_gets(variant: str) -> None:
+    """Whoever wants one mask of data that several raters drew sets one value; their own values still come first."""
+    assert Method(diversity=0.0).resolved(variant, 4) == Method().resolved(variant, 1)
+    assert Method(diversity=0.0, recycling=0.3).resolved("auto", 4) == Method(recycling=0.3).resolved("auto", 1)
+    assert Method(diversity=0.0).fixed("auto", 4).resolved("auto", 4) == Method().resolved("auto", 1)
+
+
 def test_falsy_values_are_values() -> None:
     parts = Method(skips=False, stop_gradient=False, pure_noise=0.0, recycling=0, diversity=0.0).resolved("auto", 4)
     assert not any((parts.skips, parts.stop_gradient, parts.pure_noise, parts.recycling, parts.diversity))
