@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ CASES = 6
 
 @pytest.fixture(scope="module")
 def planned(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Plans]:
-    """Plans of the first six cases of a dataset, which are linked, not copied."""
+    """Plans of the first six cases of a dataset, which are linked, not copied; made once."""
 
+    @cache
     def plan(number: int) -> Plans:
         source = open_dataset(find_dataset(shared_data, number))
         folder = tmp_path_factory.mktemp("raw") / source.name
