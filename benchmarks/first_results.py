@@ -15,6 +15,7 @@ import csv
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ class Setup:
         """The dataset's ID."""
         return str(int(self.folder.removeprefix("Dataset").split("_")[0]))
 
+    def with_given(self, settings: Sequence[str]) -> list[str]:
+        """All settings; those from the command line replace its own."""
+        return [*without(self.settings, settings), *settings]
+
 
 SETUPS = {
     "hippocampus": Setup("Dataset004_Hippocampus", 20, None, ("network.features_per_stage=[16,32,64,128]", "batch_size=2")),
@@ -51,6 +56,12 @@ SETUPS = {
         "Dataset028_CHASE", 15, r"^(Image_\d+)", ("network.features_per_stage=[16,32,64,128,128,128,128,128]", "patch_size=[512,512]")
     ),
 }  # fmt: skip
+
+
+def without(settings: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Those of `settings` (`PATH=VALUE`) whose path `given`, from the command line, does not set."""
+    paths = {setting.partition("=")[0].strip() for setting in given}
+    return [setting for setting in settings if setting.partition("=")[0] not in paths]
 
 
 def link_dataset(setup: Setup, data: Path, raw: Path) -> None:
@@ -85,7 +96,7 @@ def train(setup: Setup, args: argparse.Namespace) -> Path:
     memory = ["--gpu-memory", args.gpu_memory] if args.gpu_memory else []
     number, planning = setup.number, [*memory, *setup.planning]
     run("ldseg_plan_and_preprocess", "-d", number, "-np", 2, *planning, "--raw", roots["raw"], "--preprocessed", roots["preprocessed"])
-    options = [word for value in (*setup.settings, *args.settings) for word in ("--set", value)]
+    options = [word for value in setup.with_given(args.settings) for word in ("--set", value)]
     options += ["-c", args.configuration] if args.configuration else []
     budget = ["--time-budget", f"{args.minutes or setup.minutes}m", "--device", args.device, "--seed", args.seed]
     run("ldseg_train", setup.number, 0, *budget, *options, "--preprocessed", roots["preprocessed"], "--results", roots["results"])
@@ -133,7 +144,7 @@ def main() -> None:
     for name in args.only:
         setup = SETUPS[name]
         results.append(read_result(train(setup, args), args.minutes or setup.minutes))
-        chosen = {n: {"planning": SETUPS[n].planning, "settings": [*SETUPS[n].settings, *args.settings]} for n in args.only}
+        chosen = {n: {"planning": SETUPS[n].planning, "settings": SETUPS[n].with_given(args.settings)} for n in args.only}
         about = {"machine": machine(), "versions": versions(OURS / "python", PACKAGES), "chosen": chosen, "results": results}
         write_report(args.work, "first_results", table(HEADER, [row(r) for r in results]), about)
 

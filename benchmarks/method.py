@@ -20,13 +20,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from common import DATA, OURS, environment, machine, versions, write_report
-from first_results import PACKAGES, SETUPS, Setup, link_dataset
+from first_results import PACKAGES, SETUPS, Setup, link_dataset, without
 from first_results import run as run_command
 
 DATASETS = SETUPS | {
@@ -93,23 +93,13 @@ def requests(args: argparse.Namespace) -> dict[Path, Request]:
         for dataset in args.datasets:
             for arm in args.arms:
                 own = () if args.planned else DATASETS[dataset].settings
-                settings = _combined(own, args.settings, ARMS[arm])
+                settings = [*without(own, args.settings), *args.settings, *without(ARMS[arm], args.settings)]
                 training = {
                     "dataset": dataset, "arm": arm, "seed": seed, "fold": args.fold, "iterations": args.iterations, "minutes": args.minutes,
                     "configuration": args.configuration, "settings": settings,
                 }  # fmt: skip
                 out[args.work / dataset / arm / f"seed_{seed}"] = {**training, "cases": args.cases, "samples": args.samples}
     return out
-
-
-def _combined(own: Sequence[str], given: Sequence[str], arm: Sequence[str]) -> list[str]:
-    """All settings; what was given on the command line replaces what the dataset or the arm would set."""
-    paths = {setting.partition("=")[0].strip() for setting in given}
-
-    def left(settings: Sequence[str]) -> list[str]:
-        return [setting for setting in settings if setting.partition("=")[0] not in paths]
-
-    return [*left(own), *given, *left(arm)]
 
 
 def preprocess(args: argparse.Namespace) -> Path:
