@@ -44,7 +44,9 @@ PACKAGES = (
 )
 FEW = 2  # cases of the run that is mostly start-up
 SAMPLES = (1, 2, 5)
+PEERS = ("nnU-Net, mirroring", "nnU-Net, no mirroring")
 MIRRORED = "ours, 5 samples, each mirrored otherwise"
+ROWS = (*PEERS, "ours, 1 sample", "ours, 2 samples", "ours, 5 samples", MIRRORED, "ours, mirroring")
 MODEL_OF_NNUNET = """
 import sys, torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -136,16 +138,22 @@ def write_model(results: Path, plans: Any, description: str) -> Path:
     return folder
 
 
+def sampled(number: int) -> str:
+    """The row of so many samples."""
+    return f"ours, {number} sample{'s' * (number > 1)}"
+
+
 def commands(args: argparse.Namespace, inputs: Path, output: Path, theirs: Path, ours: Path) -> dict[str, list[str]]:
     """One command for each row of the table."""
     there = [str(nnunet_environment() / "nnUNetv2_predict_from_modelfolder"), "-i", str(inputs), "-o", str(output), "-m", str(theirs)]
     there += ["-f", "0", "-device", args.device, "--disable_progress_bar"]
     here = [str(OURS / "ldseg_predict"), "-i", str(inputs), "-o", str(output), "-m", str(ours), "--device", args.device, "--steps", "1"]
-    found = {"nnU-Net, mirroring": there, "nnU-Net, no mirroring": [*there, "--disable_tta"]}
-    found |= {f"ours, {n} sample{'s' * (n > 1)}": [*here, "--samples", str(n), "--tta", "none"] for n in SAMPLES}
+    found = dict(zip(PEERS, (there, [*there, "--disable_tta"]), strict=True))
+    found |= {sampled(n): [*here, "--samples", str(n), "--tta", "none"] for n in SAMPLES}
     found[MIRRORED] = [*here, "--samples", "5"]
     found["ours, mirroring"] = [*here, "--samples", "1", "--tta", "mirror"]
-    return found | ({"ours, compiled": [*here, "--samples", "1", "--compile"]} if args.compile else {})
+    found |= {"ours, compiled": [*here, "--samples", "1", "--compile"]} if args.compile else {}
+    return {name: command for name, command in found.items() if not args.only or name in args.only}
 
 
 def run_all(args: argparse.Namespace) -> dict[str, dict[str, list[Measurement]]]:
@@ -173,7 +181,7 @@ def report(measured: dict[str, dict[str, list[Measurement]]], cases: int, repeat
     each = {name: (whole[name] - start[name]) / (cases - FEW) for name in measured}
     rows = []
     for name, of in measured.items():
-        ratios = [f"{of_all[base] / of_all[name]:.2f}" for base in list(measured)[:2] for of_all in (whole, each)]
+        ratios = [f"{of_all[base] / of_all[name]:.2f}" if base in of_all else "" for base in PEERS for of_all in (whole, each)]
         cpu = statistics.median(m.cpu_seconds for m in of["all"])
         peak = max(m.peak_mib for m in of["all"])
         rows.append(
@@ -181,11 +189,9 @@ def report(measured: dict[str, dict[str, list[Measurement]]], cases: int, repeat
         )
     header = ["", "seconds", "start-up", "seconds per case", "CPU seconds", "peak, MiB"]
     header += [f"{kind} than nnU-Net {m}" for m in ("with mirroring", "without") for kind in ("faster", "faster per case")]
-    one, two, five = (each[f"ours, {n} sample{'s' * (n > 1)}"] for n in SAMPLES)
-    further = (
-        f"A further sample costs {(two - one) / one:.0%} of the first case time (2 samples), {(five - one) / 4 / one:.0%} (5 samples), "
-        f"{(each[MIRRORED] - one) / 4 / one:.0%} (5 samples, each mirrored otherwise: the default)."
-    )
+    one, more = each.get(sampled(1)), {sampled(2): (1, ""), sampled(5): (4, ""), MIRRORED: (4, ", each mirrored otherwise: the default")}
+    costs = [f"{(each[name] - one) / n / one:.0%} ({n + 1} samples{how})" for name, (n, how) in more.items() if one and name in each]
+    further = f"A further sample costs {', '.join(costs)} of the first one's seconds." if costs else ""
     larger = f" of {repeat}^3 times the voxels" if repeat > 1 else ""
     return f"Hippocampus, {CONFIGURATION}, {cases} cases{larger}\n\n" + table(header, rows) + f"\n\n{further}"
 
@@ -244,6 +250,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=60, help="default: 60")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="images N times side by side along each axis (default: 1)")
     parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help=f"rows of the table: {'; '.join(ROWS)} (default: all)")
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile too")
     parser.add_argument("--volume", type=int, action="append", metavar="CLASSES", help="one large volume with so many classes instead")
     parser.add_argument("--shape", type=int, nargs=3, default=(700, 512, 512), metavar="N", help="of the volume (default: 700 512 512)")

@@ -4,6 +4,7 @@
     .venv/bin/python benchmarks/train.py --rounds 1 --iterations 4          a try
     .venv/bin/python benchmarks/train.py --device cuda --iterations 200 --workers 12
     .venv/bin/python benchmarks/train.py --device cuda --only direct auto auto-compiled --set training.augment_on=cpu
+    .venv/bin/python benchmarks/train.py --device cuda --only auto auto-no-graphs     what CUDA graphs save (training.graphs)
 
 All train fold 0 of Hippocampus with nnU-Net's planned patch, widths and strides of the encoder, and `--batch` samples, augmented with the
 same probabilities, by `--workers` processes each. A run is a process of its own: one epoch of `--iterations` to warm up, then one that is
@@ -37,7 +38,7 @@ from common import DATA, OURS, ROOT, machine, measure, nnunet_environment, table
 
 T = TypeVar("T")
 HIPPOCAMPUS, CONFIGURATION = "Dataset004_Hippocampus", "3d_fullres"
-ROWS = ("nnunet", "direct", "auto", "direct-compiled", "auto-compiled")
+ROWS = ("nnunet", "direct", "auto", "direct-compiled", "auto-compiled", "direct-no-graphs", "auto-no-graphs")
 PACKAGES = ("nnunetv2", "ldseg-auto", "torch", "numpy", "batchgenerators", "batchgeneratorsv2", "dynamic-network-architectures")
 BF16_PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}  # operations a second, without sparsity
 RESULT = "result.json"
@@ -124,7 +125,8 @@ def our_settings(args: argparse.Namespace, row: str) -> list[str]:
         f"network.variant={row.split('-')[0]}", f"network.features_per_stage={json.dumps(widths)}",
         f"patch_size={json.dumps(theirs['patch_size'])}", f"batch_size={args.batch}", f"training.workers={args.workers}",
         f"training.iterations_per_epoch={args.iterations}", "training.epochs=3", "training.validation_patches=1",
-        f"training.compile={str(row.endswith('-compiled')).lower()}", *args.settings,
+        f"training.compile={str(row.endswith('-compiled')).lower()}",
+        f"training.graphs={'off' if row.endswith('-no-graphs') else 'auto'}", *args.settings,
     ]  # fmt: skip
 
 

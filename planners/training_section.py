@@ -8,6 +8,7 @@ from ldseg_auto.planners.serialise import require
 
 PRECISIONS = ("auto", "float32", "bf16", "float16")
 PLACES = ("auto", "cpu", "device")
+SWITCH = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Training:
     augment_on: str = "auto"  # cpu (by the workers) | device (a batch at a time) | auto, which is device on CUDA
     precision: str = "auto"  # auto | float32 | bf16 | float16 (autocast); auto takes what is fast on the device
     compile: bool = False  # torch.compile the network's parts
+    graphs: str = "auto"  # CUDA graphs: on | off | auto, which is on where memory allows and the network is not compiled
 
     def __post_init__(self) -> None:
         for name in ("epochs", "iterations_per_epoch", "validation_patches"):
@@ -48,6 +50,7 @@ class Training:
         require(self.schedule in ("poly", "cosine"), "schedule", self.schedule, "poly or cosine")
         require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
         require(self.augment_on in PLACES, "augment_on", self.augment_on, f"one of {PLACES}")
+        require(self.graphs in SWITCH, "graphs", self.graphs, f"one of {SWITCH}")
         axes = self.mirror_axes or ()
         require(len(set(axes)) == len(axes) and all(a in (0, 1, 2) for a in axes), "mirror_axes", axes, "different axes of the patch")
         weights, shares = self.class_weights, self.class_sampling

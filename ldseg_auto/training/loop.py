@@ -22,7 +22,9 @@ from ldseg_auto.progress import Progress
 from ldseg_auto.training import checkpoint
 from ldseg_auto.training.batches import Batches
 from ldseg_auto.training.compilation import compile_parts, compiling
+from ldseg_auto.training.draw import Draw
 from ldseg_auto.training.ema import EMA
+from ldseg_auto.training.graphs import Compute, Graphs, wanted
 from ldseg_auto.training.log import write_log
 from ldseg_auto.training.objective import Objective
 from ldseg_auto.training.overlays import Overlays
@@ -72,6 +74,9 @@ class Trainer:
         self.waiting, self._waited = Waiting(fabric.device), 0.0
         if self.plan.compile:
             compile_parts(model)
+        self._gradients: Compute = self._plain_gradients
+        if wanted(configuration, fabric.device, self.precision, self.ranks.size):
+            self._gradients = Graphs(self._plain_gradients, self.objective.parameters())
         self.state = State()
         self._stop: Stop = never
         self._limits = Limits(1)
@@ -188,14 +193,20 @@ class Trainer:
         if self.labels.ignore_index is not None:
             valid = (label != self.labels.ignore_index)[:, None].float()
         self.objective.train()
-        losses = self.wrapped(image, self.table[label].movedim(-1, 1).contiguous(), valid)
         self.optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(losses["loss"])
+        draw = self.objective.draw(self.ranks.held(len(image), self.configuration.batch_size).size)
+        losses = self._gradients(image, self.table[label].movedim(-1, 1).contiguous(), valid, draw)
         self.ranks.add_gradients(self.objective.parameters())
         self.fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=self.plan.gradient_clip, error_if_nonfinite=False)
         self.optimiser.step()
         self.ema.update(self.model)
         self.state.iteration += 1
+        return losses
+
+    def _plain_gradients(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
+        """Losses of a step; the weights hold their gradients."""
+        losses = self.wrapped(image, onehot, valid, draw)
+        self.fabric.backward(losses["loss"])
         return {k: v.detach() for k, v in losses.items()}
 
     def _end_epoch(self, patches: Patches) -> None:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ldseg_auto.networks.ldseg import LAST_TIME, Condition, LDSeg
 from ldseg_auto.planners.plans import Configuration
+from ldseg_auto.training.draw import Draw, draw_step
 from ldseg_auto.training.losses import Total, alone, energy_loss, sample_mean, segmentation_loss
 from ldseg_auto.training.ranks import Held, Ranks
 
@@ -17,7 +18,7 @@ TINY = 1e-6  # under a square root whose gradient must stay finite
 
 
 class Objective(nn.Module):
-    """`forward(image, onehot, valid)` gives the loss and its parts; all randomness comes from torch's global generators.
+    """`forward(image, onehot, valid, draw)` gives the loss and its parts; all randomness comes from torch's global generators.
 
     The samples of a batch share the work: a random part of them starts from pure noise, another from recycled latents, and the
     autoencoder decodes the latents of a part. Where several ranks hold samples of the batch (ranks.py), each gets the loss of the
@@ -32,26 +33,33 @@ class Objective(nn.Module):
         self.weights: torch.Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
 
-    def forward(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> Losses:
-        """Scalars; key `loss` is the sum of the others.
+    def draw(self, size: int) -> Draw:
+        """What a step on a batch of `size` samples, those of all ranks, decides on the host."""
+        return Draw(torch.arange(size)) if self.model.variant == "direct" else draw_step(self.parts, size)
+
+    def forward(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, draw: Draw | None = None) -> Losses:
+        """Scalars; key `loss` is the sum of the others. With one rank and a `draw` on the device it asks nothing of the host.
 
         Args:
             image: `(b, c, *spatial)`.
             onehot: `(b, heads, *spatial)`.
             valid: `(b, 1, *spatial)`, 0 where the label is to be ignored.
+            draw: this step's choices; None: `self.draw` of the batch.
         """
-        compute = self._direct if self.model.variant == "direct" else self._diffusion
-        losses = compute(image, onehot, valid)
+        if self.model.variant == "direct":
+            losses = self._direct(image, onehot, valid)
+        else:
+            held = self.ranks.held(len(image), self.batch_size)
+            losses = self._diffusion(image, onehot, valid, held, self.draw(held.size) if draw is None else draw)
         return {"loss": torch.stack(list(losses.values())).sum(), **{k: v.detach() for k, v in losses.items()}}
 
-    def _diffusion(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> Losses:
+    def _diffusion(self, image: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, held: Held, draw: Draw) -> Losses:
         """Pure noise, recycled and truly noised latents, and the label autoencoder."""
-        model, parts, held = self.model, self.parts, self.ranks.held(len(image), self.batch_size)
-        size = held.size
-        held, own = held.shuffled(torch.randperm(size))
+        model, parts, size = self.model, self.parts, held.size
+        held, own = held.shuffled(draw.order)
         image, onehot, valid = (x[own.to(image.device, non_blocking=True)] for x in (image, onehot, valid))
         condition, z0 = model.condition(image), model.encode_label(onehot, self.ranks.stacked)
-        pure = share(parts.pure_noise, size)
+        pure = draw.pure
         apart = pure if parts.diversity else 0  # samples that the energy score takes; the others share one pass
         losses: Losses = {name: z0.new_zeros(()) for name in self._names()}  # the same in every iteration, whatever its shares
         drawn: torch.Tensor | None = None  # what the model draws from pure noise, where that is known
@@ -60,20 +68,26 @@ class Objective(nn.Module):
             losses |= _scaled(self._energy(z0[mine], onehot[mine], valid[mine], condition.select(mine), part), apart / size)
         if apart < size:
             mine, part = held.within(apart, size)
-            regressed, out = self._regress(z0[mine], onehot[mine], valid[mine], condition.select(mine), part, pure - apart)
+            counts = pure - apart, draw.recycled[0]
+            regressed, out = self._regress(z0[mine], onehot[mine], valid[mine], condition.select(mine), part, counts)
             drawn = out.detach() if pure == size and model.one_draw else None
             losses |= _scaled(regressed, (size - apart) / size)
-        more = share(parts.later_steps, size)
+        more = draw.later
         if more:
             mine, part = held.within(0, more)
-            later = parts.regression_weight * self._denoised(z0[mine], valid[mine], condition.select(mine), part, 0, drawn)[2]
+            later = (
+                parts.regression_weight
+                * self._denoised(z0[mine], valid[mine], condition.select(mine), part, (0, draw.recycled[1]), drawn)[2]
+            )
             losses["regression_later"] = later * more / size
-        last = share(parts.reconstruction_share, size) if parts.reconstruction_weight else 0
-        if last:
-            chosen = held.find(torch.randperm(size)[:last]).to(image.device, non_blocking=True)
+        if len(draw.rebuilt):
+            chosen = held.find(draw.rebuilt).to(image.device, non_blocking=True)
             rebuilt = self._segmentation(self._decode(z0[chosen], None, onehot[chosen]), onehot[chosen], valid[chosen])
             losses["reconstruction"] = parts.reconstruction_weight * rebuilt
-        return losses if self.ranks.size == 1 else {name: loss + 0 * z0.sum() for name, loss in losses.items()}  # see Ranks.stacked
+        differentiated = apart < size or more or len(draw.rebuilt) or not parts.stop_gradient  # z0, by any rank
+        if self.ranks.size > 1 and differentiated:
+            return {name: loss + 0 * z0.sum() for name, loss in losses.items()}  # see Ranks.stacked
+        return losses
 
     def _names(self) -> list[str]:
         parts = self.parts
@@ -85,27 +99,31 @@ class Objective(nn.Module):
         ]
 
     def _regress(
-        self, z0: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int
-    ) -> tuple[Losses, torch.Tensor]:
-        """Denoises one latent per sample, the first `pure` of them from t = 1: segmentation of the decoded guess, and its error.
+        self, z0: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held,
+        counts: tuple[int, int],
+    ) -> tuple[Losses, torch.Tensor]:  # fmt: skip
+        """Denoises one latent per sample: segmentation of the decoded guess, and its error; `counts` as in `_denoised`.
 
         Returns the losses, and the denoiser's output `(b, k, *latent_spatial)`.
         """
-        zt, out, error = self._denoised(z0, valid, condition, part, pure)
+        zt, out, error = self._denoised(z0, valid, condition, part, counts)
         logits = self._decode(zt - out if self.parts.prediction == "eps" else out, condition, onehot)
         return {"segmentation": self._segmentation(logits, onehot, valid), "regression": self.parts.regression_weight * error}, out
 
     def _denoised(
-        self, z0: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, pure: int, drawn: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """zt and the denoiser's output `(b, k, *latent_spatial)`, and its mean square error; the first `pure` samples are at t = 1.
+        self, z0: torch.Tensor, valid: torch.Tensor, condition: Condition, part: Held, counts: tuple[int, int],
+        drawn: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+        """zt and the denoiser's output `(b, k, *latent_spatial)`, and its mean square error.
 
-        `drawn`: latents to recycle, one per sample or more; without it they are drawn here.
+        Args:
+            counts: the samples at t = 1, which are the first, and those after them whose latent is recycled.
+            drawn: latents to recycle, one per sample or more; without it they are drawn here.
         """
-        model, parts = self.model, self.parts
+        model, parts, (pure, recycled) = self.model, self.parts, counts
         t = part.rand(z0.device) * (LAST_TIME if parts.prediction == "eps" else 1)
         t[part.within(0, pure)[0]] = 1
-        zr = self._recycled(z0, condition, part, pure, drawn)
+        zr = self._recycled(z0, condition, part, pure, recycled, drawn)
         signal, noise = model.signal_and_noise(t)
         eps = part.randn(z0)
         zt = signal * zr + noise * eps
@@ -113,9 +131,10 @@ class Objective(nn.Module):
         target = eps if parts.prediction == "eps" else z0.detach() if parts.stop_gradient else z0
         return zt, out, _squared_error(out, target, valid, self.ranks.total)
 
-    def _recycled(self, z0: torch.Tensor, condition: Condition, part: Held, first: int, drawn: torch.Tensor | None = None) -> torch.Tensor:
-        """z0, where `recycling` of the samples from `first` on hold what the model draws from pure noise, without gradient (Fu 2023)."""
-        count = share(self.parts.recycling, part.size - first)
+    def _recycled(
+        self, z0: torch.Tensor, condition: Condition, part: Held, first: int, count: int, drawn: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """z0, where `count` of the samples from `first` on hold what the model draws from pure noise, without gradient (Fu 2023)."""
         if not count:
             return z0
         mine, recycled = part.within(first, first + count)
@@ -155,11 +174,6 @@ class Objective(nn.Module):
     def _segmentation(self, logits: torch.Tensor, onehot: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         settings = self.regions, self.batch_dice, self.parts.dice_weight, self.weights
         return segmentation_loss(logits, onehot, valid, *settings, self.ranks.total)
-
-
-def share(part: float, count: int) -> int:
-    """`part` of `count`, rounded up or down at random so that its mean is exact: small batches keep every kind of sample."""
-    return min(count, int(part * count + float(torch.rand(()))))
 
 
 def _scaled(losses: Losses, factor: float) -> Losses:

@@ -151,7 +151,12 @@ class Held:
         return len(self.rows)
 
     def shuffled(self, order: torch.Tensor) -> tuple[Held, torch.Tensor]:
-        """After the batch is put into `order` (size,): the new places, and which of the held samples is at each, (n,)."""
+        """After the batch is put into `order` (size,): the new places, and which of the held samples is at each, (n,).
+
+        Of the whole batch no value of `order` is looked at, so that it may be on the device.
+        """
+        if len(self) == self.size:
+            return self, order
         places = torch.isin(order, self.rows).nonzero()[:, 0]
         return Held(places, self.size), torch.searchsorted(self.rows, order[places])
 
@@ -161,7 +166,9 @@ class Held:
         return slice(start, stop), Held(self.rows[start:stop] - first, last - first)
 
     def find(self, places: torch.Tensor) -> torch.Tensor:
-        """Those of `places` that are held, in their order, as numbers among the samples held."""
+        """Those of `places` that are held, in their order, as numbers among the samples held; of the whole batch all, as they are."""
+        if len(self) == self.size:
+            return places
         return torch.searchsorted(self.rows, places[torch.isin(places, self.rows)])
 
     def twice(self) -> Held:

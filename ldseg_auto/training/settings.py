@@ -16,7 +16,8 @@ RECORDS = ("reasons", "memory_gib", "prediction_memory_gib", "inherits_from", "l
 MAY_CHANGE = (
     "training.epochs", "training.iterations_per_epoch", "training.early_stopping", "training.learning_rate", "training.schedule",
     "training.warmup", "training.weight_decay", "training.gradient_clip", "training.ema_decay", "training.validation_patches",
-    "training.workers", "training.precision", "training.compile", "training.augment_on", "sampling.steps", "sampling.samples", "inference",
+    "training.workers", "training.precision", "training.compile", "training.graphs", "training.augment_on", "sampling.steps",
+    "sampling.samples", "inference",
 )  # fmt: skip
 
 

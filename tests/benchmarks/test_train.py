@@ -34,6 +34,8 @@ def test_our_rows_have_nnunets_patch_and_widths_and_the_batch_that_was_asked_for
     assert (settings["batch_size"], settings["training.workers"], settings["training.iterations_per_epoch"]) == ("3", "4", "5")
     assert settings["training.augment_on"] == "cpu"
     assert dict(s.split("=", 1) for s in train.our_settings(args, "direct"))["training.compile"] == "false"
+    graphs = {row: dict(s.split("=", 1) for s in train.our_settings(args, row))["training.graphs"] for row in ("auto", "auto-no-graphs")}
+    assert graphs == {"auto": "auto", "auto-no-graphs": "off"}
 
 
 def test_the_stopwatch_times_the_second_epoch_alone_and_ends_the_third() -> None:

@@ -106,6 +106,7 @@ VALUES: dict[str, Any] = {
     "training.batch_dice": False, "training.augmentation": False, "training.precision": "bf16", "inference.step": 0.25,
     "training.learning_rate": 0.25, "training.weight_decay": 0.25, "training.gradient_clip": 0.25, "training.mirror_axes": [1],
     "training.class_weights": [2.0], "training.class_sampling": [2.0], "training.augment_on": "cpu", "training.compile": True,
+    "training.graphs": "off",
 }  # fmt: skip
 NEEDS = {
     "network.strides": ["latent.factor=[1,2]"], "latent.factor": list(STAGES), "method.prediction": ["method.recycling=0"],

@@ -95,10 +95,10 @@ def test_their_loss_is_the_error_on_the_latent_at_random_times(
     model, count, mine = objective.model.eval(), int(4 * later), int(4 * later * recycling)  # the first batch's statistics are kept
     torch.manual_seed(1)
     image, onehot, valid = (x[order] for order in [torch.randperm(4)] for x in batch())
-    torch.rand(2)  # how many are at t = 1, and how many are denoised once more: whole numbers, whatever is drawn
+    torch.rand(4)  # how many are at t = 1, are denoised once more, and are recycled of both: whole numbers, whatever is drawn
+    torch.randperm(4)  # whose label is rebuilt: of none
     limit = LAST_TIME if prediction == "eps" else 1
     t = torch.rand(count) * limit
-    torch.rand(1)  # how many are recycled
     # With the gate the first step's draw, which reads no noise, is the one that is recycled: none is drawn for it.
     fresh = torch.randn(mine, 4, 8, 8) if prediction == "eps" else torch.full((mine, 4, 8, 8), 7.0)
     eps = torch.randn(count, 4, 8, 8)

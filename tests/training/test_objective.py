@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from ldseg_auto.networks.ldseg import LAST_TIME, Condition, LDSeg
 from ldseg_auto.planners.method import OF_DIRECT, Method, preset
 from ldseg_auto.planners.plans import Configuration
-from ldseg_auto.training.objective import TINY, Objective, _latent_energy, _squared_error, share
+from ldseg_auto.training.draw import share
+from ldseg_auto.training.objective import TINY, Objective, _latent_energy, _squared_error
 from ldseg_auto.training.ranks import Held
 
 Make = Callable[..., Configuration]
@@ -184,19 +185,18 @@ def test_terms_weigh_as_much_as_their_samples(make_configuration: Make, monkeypa
 @pytest.mark.parametrize("variant", ["auto", "paper"])
 def test_recycling_replaces_the_truth_by_the_own_prediction_without_gradient(make_configuration: Make, variant: str) -> None:
     image, onehot, _ = batch()
-    for recycling, first, mine in ((1.0, 1, [False, True, True, True]), (0.5, 2, [False, False, True, False]), (0.0, 0, [False] * 4)):
-        objective = build(make_configuration(variant, method=Method(recycling=recycling, pure_noise=0.5)))
+    for first, mine in ((1, [False, True, True, True]), (2, [False, False, True, False]), (0, [False] * 4)):
+        objective = build(make_configuration(variant, method=Method(pure_noise=0.5)))
         condition = objective.model.condition(image)
         z0 = objective.model.encode_label(onehot)
         torch.manual_seed(1)
-        mixed = objective._recycled(z0, condition, Held(torch.arange(4), 4), first)
+        mixed = objective._recycled(z0, condition, Held(torch.arange(4), 4), first, sum(mine))
         assert [not torch.equal(a, b) for a, b in zip(mixed, z0, strict=True)] == mine
         (gradient, *others) = torch.autograd.grad(mixed.sum(), [z0, *objective.model.denoiser.parameters()], allow_unused=True)
         assert [bool(g.any()) for g in gradient] == [not m for m in mine]
         assert all(g is None for g in others)
         if any(mine):
             torch.manual_seed(1)
-            torch.rand(())  # of `share`
             noise = torch.randn_like(z0[first : first + sum(mine)])
             own = objective.model.clean(noise, torch.ones(sum(mine)), condition.select(torch.tensor(mine).nonzero()[:, 0]))
             torch.testing.assert_close(mixed[mine], own, rtol=1e-3, atol=1e-3)
