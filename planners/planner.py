@@ -26,6 +26,7 @@ from ldseg_auto.planners.rules.resampling import resampling_reason
 from ldseg_auto.planners.rules.spacing import target_grid, transposition
 from ldseg_auto.planners.rules.steps import sampling_steps
 from ldseg_auto.planners.rules.topology import Topology, topology_reason
+from ldseg_auto.planners.rules.window import choose_tile_batch
 from ldseg_auto.planners.serialise import to_dict
 from ldseg_auto.planners.spectrum import LabelGrid
 
@@ -186,7 +187,8 @@ def make_plans(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT
             raters=fingerprint.raters,
             reasons={**layout.reasons, "normalisation": normalisation_reason, **reasons, **why_network, "method": why(fingerprint.raters)},
         )  # fmt: skip
-        planned[name] = with_memory(sized, heads, heads == len(fingerprint.class_names))
+        regions = heads == len(fingerprint.class_names)
+        planned[name] = with_memory(_with_tiles(sized, heads, regions), heads, regions)
     planned = with_folders(planned, fingerprint, order)
     default, why_default = default_configuration(planned, found["2d"].median_shape, found.get("3d_fullres", found["2d"]).spacing)
     transpose = next(iter(found.values())).reasons["transpose"]
@@ -218,6 +220,17 @@ def _with_denoiser(layout: Layout, latent: Choice) -> tuple[Network, dict[str, s
     choice = choose_denoiser(grid, network.strides[network.cumulative_strides.index(latent.factor) :])
     reasons = {"network.denoiser_levels": choice.levels_reason, "network.attention_positions": choice.attention_reason}
     return replace(network, denoiser_levels=choice.levels, attention_positions=choice.attention_positions), reasons
+
+
+def _with_tiles(configuration: Configuration, heads: int, regions: bool) -> Configuration:
+    """With as many tiles per network call of prediction as a large card has work for, in no more memory than training takes."""
+    c, training = configuration, training_gib(configuration, heads, regions)
+
+    def tiled(number: int) -> Configuration:
+        return replace(c, inference=replace(c.inference, tile_batch=number))
+
+    chosen, reason = choose_tile_batch(c.patch_size, lambda number: prediction_gib(tiled(number), heads) <= training)
+    return replace(tiled(chosen), reasons={**c.reasons, "inference.tile_batch": reason})
 
 
 def with_memory(configuration: Configuration, heads: int, regions: bool) -> Configuration:

@@ -36,6 +36,32 @@ def case_noise(seed: int, case: str, sample: int, shape: Sequence[int], step: in
     return out
 
 
+class Planes:
+    """`case_noise` of one case: each plane is drawn once, while tiles move along the first axis.
+
+    Args:
+        shape: of the whole latent, `(k, *latent_spatial)`.
+    """
+
+    def __init__(self, seed: int, case: str, shape: Sequence[int]) -> None:
+        self.seed, self.case, self.shape = seed, case, tuple(shape)
+        self._kept: dict[tuple[int, int, int], torch.Tensor] = {}  # sample, step, plane
+
+    def crop(self, sample: int, step: int, box: Sequence[slice]) -> torch.Tensor:
+        """`(k, *box)` of the noise of a sample and step."""
+        planes = range(box[0].start, box[0].stop)
+        for plane in planes:
+            if (sample, step, plane) not in self._kept:
+                drawn = case_noise(self.seed, self.case, sample, self.shape, step, slice(plane, plane + 1))
+                self._kept[sample, step, plane] = drawn[:, 0]
+        return torch.stack([self._kept[sample, step, plane][(slice(None), *box[1:])] for plane in planes], 1)
+
+    def forget(self, before: int) -> None:
+        """Planes before this one will not be asked for again."""
+        for key in [key for key in self._kept if key[2] < before]:
+            del self._kept[key]
+
+
 def sample_numbers(configuration: Configuration, steps: int, samples: int) -> list[int]:
     """Which samples to draw: the centre where one mask in one step is asked for, the best single answer; else 0, 1, 2, ...
 

@@ -17,7 +17,7 @@ import torch
 
 from ldseg_auto.errors import LdsegError
 from ldseg_auto.inference.device import inference_type
-from ldseg_auto.inference.noise import case_noise, sample_numbers
+from ldseg_auto.inference.noise import Planes, sample_numbers
 from ldseg_auto.inference.ring import PIECE, Ring, make_ring
 from ldseg_auto.inference.tiles import Box, Layout, gaussian, tile_starts
 from ldseg_auto.networks.ldseg import LDSeg
@@ -106,6 +106,8 @@ class SlidingWindow:
         batches = list(layout.batches(self.tile_batch))
         depth, rows = max(b[-1][0].stop - b[0][0].start for b in batches), len(models) * len(draws.numbers) * models[0].heads
         ring = make_ring((rows, depth, *layout.padded[1:]), self.weights, self.device, self.room)
+        grid = [s // f for s, f in zip(layout.padded, layout.factor, strict=True)]
+        noise = {m.channels: Planes(draws.seed, draws.case, (m.channels, *grid)) for m in models}
         for batch, after in zip(batches, [*batches[1:], None], strict=True):
             if any(stop.is_set() for stop in stops):
                 return
@@ -114,7 +116,7 @@ class SlidingWindow:
                 image.let_go()
             for m, model in enumerate(models):
                 row = m * len(draws.numbers) * model.heads
-                for place, logits in self._network(model, tiles, self._noises(model, layout, batch, draws), draws):
+                for place, logits in self._network(model, tiles, self._noises(model, layout, batch, draws, noise[model.channels]), draws):
                     for box, scores in zip(batch, logits, strict=True):
                         ring.add(row + place, box, scores)
             for box in batch:
@@ -126,18 +128,12 @@ class SlidingWindow:
                     raise NotFinite(f"case {draws.case}: the networks' output is not finite in float16.")
                 yield _probabilities(per_draw, draws.regions, 1).cpu().numpy()
 
-    def _noises(self, model: LDSeg, layout: Layout, boxes: list[Box], draws: Draws) -> list[list[torch.Tensor]]:
+    def _noises(self, model: LDSeg, layout: Layout, boxes: list[Box], draws: Draws, noise: Planes) -> list[list[torch.Tensor]]:
         """For each sample its noise, then DDPM's of each step, `(b, k, *latent)` on the tiles."""
-        shape = (model.channels, *(s // f for s, f in zip(layout.padded, layout.factor, strict=True)))
         steps = range(-1, draws.steps if model.sampler == "ddpm" else 0)
         spans = [layout.on_latent(box) for box in boxes]
-        planes = slice(spans[0][0].start, spans[-1][0].stop)
-        found = []
-        for number in draws.numbers:
-            whole = [case_noise(draws.seed, draws.case, number, shape, step, planes) for step in steps]
-            rows = [slice(s[0].start - planes.start, s[0].stop - planes.start) for s in spans]
-            found.append([torch.stack([w[:, r, s[1], s[2]] for r, s in zip(rows, spans, strict=True)]).to(self.device) for w in whole])
-        return found
+        noise.forget(spans[0][0].start)
+        return [[torch.stack([noise.crop(n, step, s) for s in spans]).to(self.device) for step in steps] for n in draws.numbers]
 
     def _network(
         self, model: LDSeg, tiles: torch.Tensor, noises: list[list[torch.Tensor]], draws: Draws

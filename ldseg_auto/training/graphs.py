@@ -43,7 +43,8 @@ class Graphs:
     """Calls `compute(image, onehot, valid, draw)`, which leaves gradients in `weights` and returns losses, by graphs where it can.
 
     Args:
-        compute: starts from weights without gradients; depends on the values of its tensors through operations on the device alone.
+        compute: starts from weights without gradients and the random numbers that follow torch.manual_seed; depends on the values of its
+            tensors through operations on the device alone.
         weights: those that it may leave gradients in.
     """
 
@@ -124,9 +125,11 @@ class Graphs:
 
 
 def _new_random_state(device: torch.device) -> None:
-    """A recording that failed leaves the device's generator waiting for its end; the next step seeds the new one."""
+    """A recording that failed leaves the device's generator waiting for its end: a new one in its place begins where the step began."""
     generator = torch.cuda.default_generators[device.index or 0]
-    generator.graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
+    fresh = torch.Generator(device)
+    fresh.manual_seed(generator.initial_seed())
+    generator.graphsafe_set_state(fresh.graphsafe_get_state())
 
 
 def wanted(configuration: Configuration, device: torch.device, precision: str, processes: int) -> bool:

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldseg_auto.inference.noise import CENTRE, case_noise, sample_numbers
+from ldseg_auto.inference import noise
+from ldseg_auto.inference.noise import CENTRE, Planes, case_noise, sample_numbers
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Sampling
 
@@ -50,3 +51,23 @@ def test_the_centre_is_drawn_for_one_mask_in_one_step(
 ) -> None:
     configuration = replace(make_configuration(sampling=Sampling(4, centre=centre)), method=Method(prediction=prediction))
     assert sample_numbers(configuration, steps, samples) == numbers
+
+
+def test_crops_are_those_of_the_whole_and_each_plane_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles as they come, overlapping, of two samples and DDPM's steps; what was forgotten is drawn again if it is asked for."""
+    shape, drawn = (3, 9, 6, 5), []
+
+    def counted(*args: object) -> torch.Tensor:
+        drawn.append(args[2:])
+        return case_noise(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(noise, "case_noise", counted)
+    planes = Planes(4, "a", shape)
+    for first in (0, 0, 2, 2, 5):
+        planes.forget(first)
+        for start, sample, step in itertools.product((0, 2), (0, CENTRE, 3), (-1, 0)):
+            box = (slice(first, first + 4), slice(start, start + 4), slice(1, 4))
+            assert torch.equal(planes.crop(sample, step, box), case_noise(4, "a", sample, shape, step)[(slice(None), *box)])
+    assert len(drawn) == len(set(map(str, drawn))) == 9 * 3 * 2
+    planes.crop(0, -1, (slice(0, 1), slice(0, 6), slice(0, 5)))
+    assert len(drawn) == 9 * 3 * 2 + 1
