@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def analyse_case(case: Case, description: Description, samples: int) -> CaseAnal
     fingerprint = CaseFingerprint(
         case.identifier, image.array.shape[1:], tuple(high - low for low, high in box), tuple(float(s) for s in image.spacing),
         image.geometry.orientation, hash_case(case), {n: v * size for n, v in volumes.items()}, components, *ranges, border,
-        mirrored, degrees,
+        mirrored, degrees, measure_agreement(labels, description.labels),
     )  # fmt: skip
     return CaseAnalysis(fingerprint, np.ascontiguousarray(drawn, dtype=np.float32), quantiles)
 
@@ -169,3 +170,27 @@ def measure_classes(labels: Sequence[np.ndarray], spec: LabelSpec) -> tuple[dict
             voxels[name] += float(mask.sum()) / len(labels)
             components[name] += connected(mask, return_num=True, connectivity=1)[1] / len(labels)
     return voxels, components, tuple(name for name in spec.foreground_names if name in border)
+
+
+def measure_agreement(labels: Sequence[np.ndarray], spec: LabelSpec) -> float | None:
+    """Mean Dice over pairs of raters and over the classes or regions that one of the two drew, as evaluation.agreement.pairwise_dice.
+
+    Args:
+        labels: index maps (z, y, x), one per rater; voxels that either of a pair leaves to be ignored do not count.
+
+    Returns:
+        in [0, 1]; None without such a pair.
+    """
+    first, values = spec.num_heads - len(spec.foreground_names), []
+    for a, b in combinations(labels, 2):
+        there = np.flatnonzero((a > 0) | (b > 0))
+        pair = a.reshape(-1)[there], b.reshape(-1)[there]
+        if spec.ignore_index is not None:
+            known = (pair[0] != spec.ignore_index) & (pair[1] != spec.ignore_index)
+            pair = pair[0][known], pair[1][known]
+        for head in range(first, spec.num_heads):
+            one, other = (spec.table[indices, head] > 0 for indices in pair)
+            size = np.count_nonzero(one) + np.count_nonzero(other)
+            if size:
+                values.append(2 * np.count_nonzero(one & other) / size)
+    return round(float(np.mean(values)), 4) if values else None

@@ -66,6 +66,7 @@ class CaseFingerprint:
     at_border: tuple[str, ...] = ()  # classes whose mask reaches the first or last voxel of an axis, for any rater
     mirrored: bool = False  # the file's axes are left-handed (negative determinant of its direction)
     oblique_degrees: float = 0.0  # largest angle between an axis of the file and the axis of space that it is read as
+    agreement: float | None = None  # mean Dice over pairs of raters and classes; None with one rater, or where nobody drew anything
 
     def __post_init__(self) -> None:
         for name in ("shape", "shape_after_crop", "spacing"):
@@ -115,6 +116,12 @@ class Fingerprint:
         wanted = {str(i) for i in range(len(self.channel_names))}
         given = self.foreground_intensity_properties_per_channel
         require(set(given) == wanted, "foreground_intensity_properties_per_channel", sorted(given), f"the channels {sorted(wanted)}")
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean over the cases that have one of the agreement between their raters."""
+        found = [c.agreement for c in self.cases if c.agreement is not None]
+        return sum(found) / len(found) if found else None
 
     @property
     def data_hash(self) -> str:

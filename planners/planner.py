@@ -13,7 +13,7 @@ from ldseg_auto.planners.choices import DEFAULT_GPU_MEMORY, Choices
 from ldseg_auto.planners.fingerprint import Fingerprint
 from ldseg_auto.planners.method import Method
 from ldseg_auto.planners.plans import Configuration, Latent, Network, Plans, Resampling, Sampling, Training
-from ldseg_auto.planners.rules.aim import why
+from ldseg_auto.planners.rules.aim import aims_at_mask, why
 from ldseg_auto.planners.rules.default import batch_dice, default_configuration
 from ldseg_auto.planners.rules.denoiser import choose_denoiser
 from ldseg_auto.planners.rules.latent import CHANNELS, Choice, by_factor, candidate_factors, choose_latent
@@ -134,7 +134,8 @@ def _memory_plan(topology: Topology, heads: int, fingerprint: Fingerprint, width
     network = network_of(topology, width)
     latent = Latent(candidate_factors(network.cumulative_strides[1:])[0], max(CHANNELS))
     regions = heads == len(fingerprint.class_names)  # classes have a head for background
-    return MemoryPlan(network, latent, heads, regions, len(fingerprint.channel_names), fingerprint.raters)
+    raters = 1 if method_of(fingerprint).diversity == 0 else fingerprint.raters  # of whose method memory is that
+    return MemoryPlan(network, latent, heads, regions, len(fingerprint.channel_names), raters)
 
 
 def label_grid(layout: Layout, order: tuple[int, int, int]) -> LabelGrid:
@@ -175,6 +176,7 @@ def make_plans(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT
     """
     order, found = layouts(fingerprint, heads, gpu_memory, target_spacing)
     schemes, use_mask, normalisation_reason = normalisation(fingerprint.channel_names, fingerprint.median_relative_size_after_cropping)
+    method, why_method = method_of(fingerprint), why(fingerprint.raters, fingerprint.agreement)
     planned = {}
     for name, layout in found.items():
         latent, steps, reasons = _latent(fingerprint, layout, order)
@@ -183,9 +185,9 @@ def make_plans(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT
         settings = Training(batch_dice=dice)
         sized = Configuration(
             name, layout.spacing, layout.patch.topology.patch_size, layout.patch.batch_size, layout.median_shape, schemes, use_mask,
-            network, Latent(latent.factor, latent.channels, latent.ceiling), Sampling(steps), Method(), Resampling(), settings,
+            network, Latent(latent.factor, latent.channels, latent.ceiling), Sampling(steps), method, Resampling(), settings,
             raters=fingerprint.raters,
-            reasons={**layout.reasons, "normalisation": normalisation_reason, **reasons, **why_network, "method": why(fingerprint.raters)},
+            reasons={**layout.reasons, "normalisation": normalisation_reason, **reasons, **why_network, "method": why_method},
         )  # fmt: skip
         regions = heads == len(fingerprint.class_names)
         planned[name] = with_memory(_with_tiles(sized, heads, regions), heads, regions)
@@ -199,6 +201,12 @@ def make_plans(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT
     )  # fmt: skip
 
 
+def method_of(fingerprint: Fingerprint) -> Method:
+    """What is planned of the method: all of it the variant's own, but for raters who agree, where the best mask is trained."""
+    several = fingerprint.raters > 1
+    return Method(diversity=0.0) if several and aims_at_mask(fingerprint.raters, fingerprint.agreement) else Method()
+
+
 def _latent(fingerprint: Fingerprint, layout: Layout, order: tuple[int, int, int]) -> tuple[Choice, int, dict[str, str]]:
     grid = label_grid(layout, order)
     candidates = fingerprint.latent.get(grid.key)
@@ -207,7 +215,7 @@ def _latent(fingerprint: Fingerprint, layout: Layout, order: tuple[int, int, int
         raise PlansError(f"the fingerprint holds no label code for '{grid.key}' (it has {known}); run ldseg_plan_and_preprocess again.")
     choice = choose_latent(by_factor(candidates))
     modes = next(c.modes for c in candidates if c.factor == choice.factor)[str(choice.channels)]
-    draws = Method().resolved("auto", fingerprint.raters).diversity == 1
+    draws = method_of(fingerprint).resolved("auto", fingerprint.raters).diversity == 1
     steps, why_steps = sampling_steps([(v, w) for v, w in modes], draws)
     reasons = {"latent": choice.reason, "sampling.steps": why_steps}
     return choice, steps, reasons | ({"warning": choice.warning} if choice.warning else {})

@@ -126,8 +126,8 @@ def _measured(plans: Plans, made: Plans, fingerprint: Fingerprint, heads: int) -
 
 def _with_memory(configuration: Configuration, heads: int, fingerprint: Fingerprint, target: float) -> Configuration:
     """With its memory estimated (0 where the method is another than the variant's own), and a warning where it is above the target."""
-    c, own = configuration, Method().resolved(configuration.network.variant, configuration.raters)
-    if c.parts != own:
+    c, own = configuration, [Method().resolved(configuration.network.variant, raters) for raters in (1, configuration.raters)]
+    if c.parts not in own:
         reasons = {**c.reasons, "memory": "not estimated: the method was set by hand"}
         return replace(c, memory_gib=0.0, prediction_memory_gib=0.0, reasons=reasons)
     c = with_memory(c, heads, heads == len(fingerprint.class_names))

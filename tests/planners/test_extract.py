@@ -12,8 +12,9 @@ import pytest
 from ldseg_auto.data.dataset import open_dataset
 from ldseg_auto.data.geometry import oriented
 from ldseg_auto.data.labels import LabelSpec
+from ldseg_auto.evaluation.agreement import pairwise_dice
 from ldseg_auto.parallel import executor
-from ldseg_auto.planners.extract import extract_fingerprint, measure_classes, measure_direction
+from ldseg_auto.planners.extract import extract_fingerprint, measure_agreement, measure_classes, measure_direction
 
 LABELS = LabelSpec.from_dict({"background": 0, "a": 1, "b": 2})
 REGIONS = LabelSpec.from_dict({"background": 0, "whole": [1, 2], "core": [2]}, regions_class_order=[1, 2])
@@ -61,3 +62,28 @@ def test_the_fingerprint_holds_them_for_any_order_of_the_cases(make_dataset: Cal
     for case in found.cases:
         assert len(case.image_intensities) == len(case.foreground_intensities) == 2 and not case.mirrored
         assert case.foreground_intensities[0].median > case.image_intensities[0].median  # classes are brighter than their surroundings
+
+
+@pytest.mark.parametrize("spec", [LABELS, REGIONS])
+@pytest.mark.parametrize("raters", [2, 3])
+def test_agreement_is_the_pairwise_dice_between_raters(spec: LabelSpec, raters: int) -> None:
+    """As the evaluation computes it from masks; classes that nobody drew do not count."""
+    rng = np.random.default_rng(raters)
+    for present in (3, 2):
+        labels = rng.integers(0, present, (raters, 3, 8, 9)).astype(np.int16)
+        masks = np.stack([[spec.table[label, head] > 0 for head in range(spec.num_heads)] for label in labels])
+        expected = pairwise_dice(masks[:, spec.num_heads - len(spec.foreground_names) :])
+        assert measure_agreement(list(labels), spec) == pytest.approx(expected, abs=1e-4)
+
+
+def test_agreement_without_anything_to_agree_on() -> None:
+    empty, drawn = np.zeros((1, 4, 4), np.int16), np.ones((1, 4, 4), np.int16)
+    assert measure_agreement([drawn], LABELS) is None and measure_agreement([empty, empty], LABELS) is None
+    assert measure_agreement([empty, drawn], LABELS) == 0 and measure_agreement([drawn, drawn, empty], LABELS) == 0.3333
+
+
+def test_ignored_voxels_are_no_disagreement() -> None:
+    spec = LabelSpec.from_dict({"background": 0, "a": 1, "ignore": 2})
+    one = np.array([[[1, 1, 0, spec.ignore_index]]], np.int16)
+    other = np.array([[[1, spec.ignore_index, 0, 1]]], np.int16)
+    assert measure_agreement([one, other], spec) == 1.0

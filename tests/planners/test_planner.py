@@ -11,6 +11,7 @@ from ldseg_auto.parallel import executor
 from ldseg_auto.planners.extract import extract_fingerprint
 from ldseg_auto.planners.fingerprint import Fingerprint
 from ldseg_auto.planners.method import preset
+from ldseg_auto.planners.overrides import override
 from ldseg_auto.planners.planner import choose_configurations, describe, label_grid, layouts, make_plans
 from ldseg_auto.planners.plans import Plans
 from ldseg_auto.planners.spectrum import measure_latent, sample_cases
@@ -68,10 +69,19 @@ def test_plans_hold_every_decision_with_its_reason(fingerprint: Fingerprint, tmp
     assert "3d_fullres" in text and "latent dimension" in text and "Why:" in text
 
 
-@pytest.mark.parametrize(("raters", "aim"), [(1, "one rater: the best mask"), (4, "4 raters: samples follow their distribution")])
-def test_plans_aim_at_what_the_raters_call_for(fingerprint: Fingerprint, tmp_path: Path, raters: int, aim: str) -> None:
+@pytest.mark.parametrize(
+    ("raters", "agreement", "aim"),
+    [
+        (1, None, "one rater: the best mask"),
+        (4, None, "4 raters, whose agreement is not known: samples follow their distribution"),
+        (4, 0.4, "4 raters agree to a Dice of 0.40, less than 0.7: samples follow their distribution"),
+    ],
+)
+def test_plans_aim_at_what_the_raters_call_for(
+    fingerprint: Fingerprint, tmp_path: Path, raters: int, agreement: float | None, aim: str
+) -> None:
     """Nothing but steps and memory depends on their number beside it, and nothing of the method is decided before training."""
-    plans = make_plans(replace(fingerprint, raters=raters), 3)
+    plans = make_plans(with_raters(fingerprint, raters, agreement), 3)
     plans.save(tmp_path / "p.json")
     for name, configuration in Plans.load(tmp_path / "p.json").configurations.items():
         assert configuration.raters == raters and configuration.reasons["method"].startswith(aim)
@@ -84,14 +94,33 @@ def test_plans_aim_at_what_the_raters_call_for(fingerprint: Fingerprint, tmp_pat
     assert aim in describe(plans)
 
 
+def with_raters(fingerprint: Fingerprint, raters: int, agreement: float | None) -> Fingerprint:
+    """All cases but the first, where nobody drew anything, have that agreement."""
+    first, *others = fingerprint.cases
+    return replace(fingerprint, raters=raters, cases=(first, *(replace(c, agreement=agreement) for c in others)))
+
+
+def test_raters_who_agree_get_the_plan_of_one(fingerprint: Fingerprint) -> None:
+    """But for the reason and for what says so; a draw from their distribution is one setting away."""
+    plans, one = make_plans(with_raters(fingerprint, 3, 0.8), 3), make_plans(fingerprint, 3)
+    assert "3 raters agree to a Dice of 0.80, 0.7 or more: the best mask, as with one" in describe(plans)
+    for name, configuration in plans.configurations.items():
+        expected = one.configurations[name]
+        assert configuration.method.diversity == 0 and configuration.parts == expected.parts
+        assert replace(configuration, raters=1, method=expected.method, reasons=expected.reasons) == expected
+        drawing = override(configuration, ["method.diversity=1"]).parts
+        assert drawing.diversity == 1 and not drawing.signal_gate
+
+
 @pytest.mark.parametrize("raters", [1, 4])
 def test_the_fingerprint_counts_the_raters(make_dataset, tmp_path: Path, raters: int) -> None:
     dataset = open_dataset(make_dataset(tmp_path, n_cases=2, shape=(4, 12, 10), raters=raters))
     with executor(1) as pool:
         found = extract_fingerprint(dataset, pool)
-    assert found.raters == raters
+    assert found.raters == raters and (found.agreement is None) == (raters == 1)
     found.save(tmp_path / "f.json")
-    assert Fingerprint.load(tmp_path / "f.json").raters == raters
+    again = Fingerprint.load(tmp_path / "f.json")
+    assert (again.raters, again.agreement) == (raters, found.agreement)
 
 
 def test_memory_target_changes_the_batch_and_too_small_names_the_minimum(fingerprint: Fingerprint) -> None:

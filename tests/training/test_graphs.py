@@ -22,7 +22,7 @@ from ldseg_auto.training.graphs import Graphs, wanted
 from ldseg_auto.training.objective import Objective
 
 Make = Callable[..., Configuration]
-STEPS = 30
+STEPS = 18
 NAMES = ("auto", "raters", "mixed", "paper", "direct")
 METHODS = {
     "raters": Method(**preset("auto", 4)),
@@ -153,7 +153,7 @@ def test_only_so_many_kinds_are_recorded(taped: list[Objective], make_configurat
     own, other = build(make_configuration, "mixed"), build(make_configuration, "mixed")
     taped.append(own)
     recorder = Graphs(plain(own), own.parameters())
-    same(steps(own, recorder), steps(other, plain(other)), rtol=0, atol=0)
+    same(steps(own, recorder, 12), steps(other, plain(other), 12), rtol=0, atol=0)
     assert len(recorder._recorded) == 1
 
 
@@ -170,7 +170,7 @@ def test_where_recording_fails_training_goes_on_without(
     own, other = build(make_configuration, "auto"), build(make_configuration, "auto")
     recorder = Graphs(plain(own), own.parameters())
     with caplog.at_level(logging.WARNING):
-        same(steps(own, recorder), steps(other, plain(other)), rtol=0, atol=0)
+        same(steps(own, recorder, 6), steps(other, plain(other), 6), rtol=0, atol=0)
     assert len(tries) == 1 and not recorder.on
     assert [r.getMessage() for r in caplog.records] == [
         "training goes on without CUDA graphs: operation not permitted when stream is capturing"
@@ -188,7 +188,7 @@ def test_memory_that_recorded_steps_hold_is_given_up_where_a_plain_step_needs_it
         return compute(*args)
 
     recorder = Graphs(tight, own.parameters())
-    same(steps(own, recorder), steps(other, plain(other)), rtol=0, atol=0)
+    same(steps(own, recorder, 12), steps(other, plain(other), 12), rtol=0, atol=0)
     assert not recorder.on and not recorder._recorded
 
     def always(*_: Any) -> graphs.Losses:
