@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ldseg_auto.planners.method import Parts
+from ldseg_auto.planners.plans import Parts
 
 
 class Draw(NamedTuple):
