@@ -203,8 +203,8 @@ def make_plans(fingerprint: Fingerprint, heads: int, gpu_memory: float = DEFAULT
 
 def method_of(fingerprint: Fingerprint) -> Method:
     """What is planned of the method: all of it the variant's own, but for raters who agree, where the best mask is trained."""
-    several = fingerprint.raters > 1
-    return Method(diversity=0.0) if several and aims_at_mask(fingerprint.raters, fingerprint.agreement) else Method()
+    agree = fingerprint.raters > 1 and aims_at_mask(fingerprint.raters, fingerprint.agreement)
+    return Method(diversity=0.0) if agree else Method()
 
 
 def _latent(fingerprint: Fingerprint, layout: Layout, order: tuple[int, int, int]) -> tuple[Choice, int, dict[str, str]]:

@@ -62,11 +62,11 @@ class Graphs:
             RuntimeError: as `compute`; where it runs out of memory beside recorded steps, these go and it runs once more.
         """
         key: Key = (tuple(image.shape), tuple(onehot.shape), draw.kind)
-        known = self._recorded.get(key)
+        known, inputs = self._recorded.get(key), (image, onehot, valid, draw.order, draw.rebuilt)
         if known is None and self.on and key in self._seen and len(self._recorded) < MOST:
-            known = self._record(key, (image, onehot, valid, draw.order, draw.rebuilt), draw)
+            known = self._record(key, inputs, draw)
         if known is not None:
-            return self._start(known, (image, onehot, valid, draw.order, draw.rebuilt))
+            return self._start(known, inputs)
         self._seen.add(key)
         try:
             return self.compute(image, onehot, valid, draw)

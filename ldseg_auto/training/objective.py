@@ -72,13 +72,10 @@ class Objective(nn.Module):
             regressed, out = self._regress(z0[mine], onehot[mine], valid[mine], condition.select(mine), part, counts)
             drawn = out.detach() if pure == size and model.one_draw else None
             losses |= _scaled(regressed, (size - apart) / size)
-        more = draw.later
+        more, counts = draw.later, (0, draw.recycled[1])
         if more:
             mine, part = held.within(0, more)
-            later = (
-                parts.regression_weight
-                * self._denoised(z0[mine], valid[mine], condition.select(mine), part, (0, draw.recycled[1]), drawn)[2]
-            )
+            later = parts.regression_weight * self._denoised(z0[mine], valid[mine], condition.select(mine), part, counts, drawn)[2]
             losses["regression_later"] = later * more / size
         if len(draw.rebuilt):
             chosen = held.find(draw.rebuilt).to(image.device, non_blocking=True)
