@@ -17,6 +17,7 @@ import numpy as np
 
 from ldseg_auto.errors import ModelError, PlansError
 from ldseg_auto.evaluation.coverage import Coverage
+from ldseg_auto.evaluation.intervals import FEWEST as FEWEST_STRETCHED
 from ldseg_auto.evaluation.intervals import Intervals, factors_of, stretched
 from ldseg_auto.files import read_json, write_json
 from ldseg_auto.planners.serialise import from_dict, require, to_dict
@@ -27,7 +28,9 @@ FEWEST = 8  # cases that a fit needs
 FOLDS = 10  # of the cross-fit; leave-one-out for up to as many cases
 LARGEST = 100  # cases left out one by one when a curve is chosen; with more they go out in as many parts
 KINDS = ("constant", "isotonic", "linear")
-UNSTRETCHED = "there is no likely low to high: it takes 10 validation cases that training had not seen and that predict the class"
+UNSTRETCHED = (
+    f"there is no likely low to high: it takes {FEWEST_STRETCHED} validation cases that training had not seen and that predict the class"
+)
 SOFTMAX, AGREEMENT, SOFT_DICE, SIZE = "softmax", "agreement", "soft_dice", "log_foreground"
 FEATURES = (SOFTMAX, AGREEMENT, SOFT_DICE, SIZE)
 # In order of preference among equals. More confidence never means a lower Dice: isotonic, and linear with weights of 0 and above.
