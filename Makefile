@@ -1,6 +1,6 @@
 # make demo   installs into .venv-demo, then data, plan, train, predict, evaluate in ./demo_output (about 3 minutes on two cores)
 # make test   installs into .venv, then ruff, mypy, pytest
-# Variables:  PYTHON=python3.12  VENV=folder  PYTEST='tests/data -x'
+# Variables:  PYTHON=python3.12  VENV=folder  PYTEST='tests/data -x'  PROCESSES=auto (of pytest: one per core, at most 4; 0: in pytest's own)
 #             DEMO=folder (of its output)  DEMO_TIME=5m (of training)  DEMO_TRAIN='--epochs 3' (flags of ldseg_train)
 
 PYTHON ?= python3
@@ -12,6 +12,7 @@ DEMO_TRAIN ?= -c 2d --set 'network.features_per_stage=[16,32,64,128,128]' --set 
 DEMO_VENV = $(or $(VENV),.venv-demo)
 TEST_VENV = $(or $(VENV),.venv)
 PYTEST ?=
+PROCESSES ?= auto
 
 # pip --no-compile halves the installation's time: Python then compiles at first import what is really used, unless told not to.
 INSTALL = -m pip install --quiet --no-compile --constraint constraints.txt
@@ -53,7 +54,7 @@ demo: $(DEMO_VENV)/.installed
 	@echo "Image, reference and prediction side by side: $(DEMO)/compare.png"
 
 test: lint types
-	$(TEST_VENV)/bin/python -m pytest -p no:cacheprovider --durations=15 $(PYTEST)
+	$(TEST_VENV)/bin/python -m pytest -p no:cacheprovider --durations=15 -n $(PROCESSES) --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: $(TEST_VENV)/.installed-test
 	$(TEST_VENV)/bin/ruff check .

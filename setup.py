@@ -58,6 +58,7 @@ setup(
         "mlflow": ["mlflow-skinny>=2.17.2", "sqlalchemy>=2.0", "alembic>=1.13"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.13",
