@@ -103,6 +103,7 @@ def layouts(
         return _widest(lambda width: choose_patch(s, m, voxels, memory or (lambda t: _demand(t, heads, fingerprint, width)), gpu_memory))
 
     def layout(name: str, s: Sequence[float], m: Sequence[float], sized: tuple[PatchChoice, int], why_spacing: str = grid.reason) -> Layout:
+        """Of a configuration with spacing `s` and median shape `m`, for the patch and width that were found, with its reasons."""
         chosen, width = sized
         reasons = {"spacing": why_spacing, "patch_size": chosen.patch_reason, "batch_size": chosen.batch_reason, "transpose": why}
         reasons["network.strides"] = topology_reason(s, chosen.topology)
